@@ -1,0 +1,162 @@
+"""The gate: one short flock around every change, with a counter and the name of who is inside.
+
+The lock file is never unlinked and never replaced. Line 1 is the counter and the boot it belongs to; line 2, at a
+fixed offset, says `free <generation>` or `held <generation> pid=.. op=..`. A `held` that nobody holds was left by
+a process that died inside: the next one in finishes what it may have left undone.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import random
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from necrocode import process
+from necrocode.errors import GateTimeout, StateUnusable
+from necrocode.statedir import UNSHARED, StateDir, flock, told
+
+_COUNTER = 64
+_STATE = 96
+_LONGEST_NAP = 0.002
+
+
+class Gate:
+    """One process's way into one state directory; safe for its threads, and after a fork."""
+
+    def __init__(self, state: StateDir, patience: float = 10.0) -> None:
+        self._state, self._patience = state, patience
+        self._threads = threading.Lock()
+        self._descriptor: int | None = None
+        self._pid = 0
+        self.counter = 0
+        self.generation = 0
+        self.crashed = False
+
+    @contextmanager
+    def held(self, operation: str, *, patience: float | None = None) -> Iterator[Gate]:
+        """Inside, nobody else changes the state. `crashed` tells whether the last one in died there.
+
+        Raises GateTimeout after `patience` seconds (naming who is inside), StateUnusable for what the system
+        refuses, here or in the body."""
+        patience = self._patience if patience is None else patience
+        with told(self._state.lock):
+            if not self._threads.acquire(timeout=patience):
+                raise GateTimeout(str(self._state.lock), patience, f"another thread of pid {os.getpid()}")
+            try:
+                self._enter(operation, patience)
+                yield self
+                self._leave()
+            finally:
+                self._unlock()
+                self._threads.release()
+
+    def peek(self) -> tuple[bool, int]:
+        """Whether the gate is marked free, and its generation, without entering."""
+        with told(self._state.lock):
+            return _parse_state(os.pread(self._open(), _STATE, _COUNTER))
+
+    def next(self) -> int:
+        """The next number of the counter, on disk before it is used. Only inside."""
+        self.counter += 1
+        self._write_counter()
+        return self.counter
+
+    def _enter(self, operation: str, patience: float) -> None:
+        self._lock(patience)
+        self._read_counter()
+        free, generation = _parse_state(os.pread(self._open(), _STATE, _COUNTER))
+        self.crashed, self.generation = not free, generation + 1
+        inside = f"held {self.generation} pid={os.getpid()} op={operation} mono={time.monotonic():.3f}"
+        self._write_state(inside)
+
+    def _leave(self) -> None:
+        self._write_state(f"free {self.generation}")
+
+    def _unlock(self) -> None:
+        if self._descriptor is not None:
+            with suppress(OSError):
+                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+
+    def _lock(self, patience: float) -> None:
+        deadline = time.monotonic() + patience
+        while True:
+            self._knock(deadline, patience)
+            if self._is_current():
+                return
+            # Somebody removed or replaced the directory; what we locked protects nothing.
+            self._close()
+
+    def _knock(self, deadline: float, patience: float) -> None:
+        attempt = 0
+        while True:
+            try:
+                return flock(self._open(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    inside = os.pread(self._open(), _STATE, _COUNTER).decode(errors="replace").strip(" \n\0")
+                    raise GateTimeout(str(self._state.lock), patience, inside) from None
+            attempt += 1
+            if attempt < 4:
+                os.sched_yield() if hasattr(os, "sched_yield") else time.sleep(0)
+            else:
+                time.sleep(min(_LONGEST_NAP, 2e-5 * 2 ** min(attempt - 4, 7)) * random.uniform(0.5, 1.5))
+
+    def _is_current(self) -> bool:
+        ours = os.fstat(self._open())
+        try:
+            there = os.stat(self._state.lock)
+        except FileNotFoundError:
+            return False
+        return (ours.st_ino, ours.st_dev) == (there.st_ino, there.st_dev)
+
+    def _open(self) -> int:
+        if self._descriptor is not None and self._pid == os.getpid():
+            return self._descriptor
+        # An inherited descriptor shares its lock with the parent: a forked child needs one of its own.
+        self._close()
+        if not os.path.isdir(self._state.root):
+            raise StateUnusable(str(self._state.root), "the state directory is gone")
+        self._descriptor = os.open(self._state.lock, os.O_RDWR | os.O_CREAT | UNSHARED, self._state.file_mode)
+        self._pid = os.getpid()
+        return self._descriptor
+
+    def _close(self) -> None:
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            with suppress(OSError):
+                os.close(descriptor)
+
+    def _read_counter(self) -> None:
+        words = os.pread(self._open(), _COUNTER, 0).split()
+        self.counter = int(words[0]) if words and words[0].isdigit() else 0
+        if len(words) < 2 or words[1].decode(errors="replace") != process.boot_id():
+            # A token must outgrow every earlier one, also those that a power cut took off the disk.
+            self.counter = ((self.counter >> 32) + 1) << 32
+            self._write_counter()
+            os.fsync(self._open())
+
+    def _write_counter(self) -> None:
+        line = f"{self.counter:020d} {process.boot_id():<42.42}\n".encode()
+        os.pwrite(self._open(), line[:_COUNTER], 0)
+
+    def _write_state(self, text: str) -> None:
+        os.pwrite(self._open(), f"{text:<{_STATE - 1}.{_STATE - 1}}\n".encode(), _COUNTER)
+
+
+def _parse_state(raw: bytes) -> tuple[bool, int]:
+    words = raw.split()
+    if not words:
+        return True, 0  # a fresh lock file
+    number = int(words[1]) if len(words) > 1 and words[1].isdigit() else 0
+    return words[0] == b"free", number
+
+
+def reset_after_fork(gates: Iterator[Gate]) -> None:
+    """In a forked child: a gate that another thread held at the fork would never open again there."""
+    for gate in gates:
+        gate._threads = threading.Lock()
+        gate._close()

@@ -1,0 +1,443 @@
+"""The operations of the protocol, written once, over whatever stores the state.
+
+Each is: enter the gate, look, decide (admission), make moves that are each whole by themselves, leave, wake whom
+it concerns. A store (files, memory) supplies the moves; nothing here knows a file.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from necrocode import admission, liveness
+from necrocode.admission import Obstacle, Standing, View, Waiter, Wish
+from necrocode.claim import Claim
+from necrocode.errors import Deadlock, LeaseLost, Refused, ResourceConflictError, ResourceLimitError
+from necrocode.lease import Holder, Lease, Request, RunnerInstance
+from necrocode.liveness import Seen
+
+
+_TOLD_IN_FULL = 32
+"""Blockers of one refusal whose records are read for their facts; of the rest the id and token are told."""
+
+
+class Operations(ABC):
+    """Register, claim, drop, renew, release, publish, fence, sweep. Safe for threads; each call is atomic."""
+
+    view: View
+
+    # ---- what a store supplies
+
+    @abstractmethod
+    def _gate(self, operation: str, *, patience: float | None = None) -> AbstractContextManager[bool]:
+        """Enter, bring `view` up to date; the value says whether the last one in died inside."""
+
+    @abstractmethod
+    def _next(self) -> int: ...
+
+    @abstractmethod
+    def _open(self, request: Request, *, wait: bool) -> Lease:
+        """A handle whose lifeline is locked but not visible yet, with its request ready to be put in place."""
+
+    @abstractmethod
+    def _show(self, lease: Lease) -> None:
+        """Make the lifeline visible. Before any record of this id is."""
+
+    @abstractmethod
+    def _admit(self, lease: Lease, token: int) -> None: ...
+
+    @abstractmethod
+    def _enqueue(self, lease: Lease, waiter: Waiter) -> None: ...
+
+    @abstractmethod
+    def _grant(self, waiter: Waiter, token: int) -> None: ...
+
+    @abstractmethod
+    def _rewrite(self, standing: Standing, record: RunnerInstance) -> Standing: ...
+
+    @abstractmethod
+    def _remove(self, standing: Standing) -> None: ...
+
+    @abstractmethod
+    def _revoke(self, standing: Standing) -> None: ...
+
+    @abstractmethod
+    def _drop(self, waiter: Waiter) -> None: ...
+
+    @abstractmethod
+    def _record(self, runner_id: str) -> RunnerInstance | None:
+        """The record of a lease or registration, for its facts."""
+
+    @abstractmethod
+    def _look(self, runner_id: str) -> Seen: ...
+
+    @abstractmethod
+    def _wake(self, runner_id: str) -> None: ...
+
+    @abstractmethod
+    def _sleep(self, lease: Lease, waiter: Waiter, deadline: float | None) -> bool:
+        """Until the waiter has left the queue (True) or the deadline is over (False)."""
+
+    @abstractmethod
+    def _close(self, lease: Lease) -> None:
+        """Let go of everything the handle holds outside the records. Never raises."""
+
+    @abstractmethod
+    def _publishing(self, lease: Lease, inside: bool) -> None: ...
+
+    @abstractmethod
+    def _beat(self, lease: Lease) -> None:
+        """Stamp, and notice without the gate when the record has changed or gone (LeaseLost)."""
+
+    @abstractmethod
+    def _tell(self, kind: str, runner_id: str, **facts: Any) -> None: ...
+
+    # ---- operations
+
+    def register(self, request: Request, *, wait: bool = False, timeout: float | None = None) -> Lease:
+        """Grant all of the request's claims and one slot, or nothing.
+
+        With `wait` it queues, strictly in order of priority and arrival, for at most `timeout` seconds (None: for
+        ever). Raises ResourceLimitError or ResourceConflictError, both naming reason and blockers, ConfigError for
+        a request that cannot be meant, and StateUnusable, after which nothing of the request is left."""
+        request.checked()
+        started = time.monotonic()
+        lease = self._open(request, wait=wait)
+        waiter: Waiter | None = None
+        try:
+            with self._gate("register"):
+                waiter = self._arrive(lease, request, wait)
+            if waiter and not self._sleep(lease, waiter, None if timeout is None else started + timeout):
+                self._give_up(lease, waiter, time.monotonic() - started)
+            if waiter:
+                self._take_over(lease, time.monotonic() - started)
+        except BaseException:
+            self._abandon(lease, waiter)
+            raise
+        return lease
+
+    def claim(
+        self, lease: Lease, claims: Iterable[Claim] = (), *, drop: Iterable[Claim] = (), wait: bool = False, timeout: float | None = None
+    ) -> None:
+        """Add claims to a lease, all or none, and give back those of `drop`, in one step.
+
+        Without `wait` a conflict raises ResourceConflictError. With it, the lease waits ahead of all registrations;
+        Deadlock is raised instead of starting a wait that could never end. Raises LeaseLost."""
+        wanted = tuple(claim for claim in dict.fromkeys(claims) if claim not in lease.claims)
+        dropped = frozenset(drop)
+        started = time.monotonic()
+        waiter: Waiter | None = None
+        try:
+            with self._gate("claim"):
+                waiter = self._extend(lease, wanted, dropped, wait)
+            if waiter and not self._sleep(lease, waiter, None if timeout is None else started + timeout):
+                self._give_up(lease, waiter, time.monotonic() - started)
+            if waiter:
+                self._refresh(lease)
+        except BaseException:
+            self._stop_waiting(lease, waiter)
+            raise
+
+    def drop(self, lease: Lease, claims: Iterable[Claim]) -> None:
+        """Give claims back; others may have them at once. Raises LeaseLost."""
+        self.claim(lease, drop=claims)
+
+    def renew(self, lease: Lease) -> None:
+        """The heartbeat, without the gate: some microseconds. Raises LeaseLost when the lease is no longer ours."""
+        self._beat(lease)
+
+    def release(self, lease: Lease) -> None:
+        """End the lease; whoever waited for what it held is served in the same step. Raises LeaseLost when it was
+        already lost; the handle is closed either way."""
+        try:
+            with self._gate("release"):
+                standing = self.view.standing.get(lease.runner_id)
+                if standing and standing.token == lease.token:
+                    self._remove(standing)
+                    for waiter in [w for w in self.view.waiting.values() if w.runner_id == lease.runner_id]:
+                        self._drop(waiter)
+                    self._tell_released(lease)
+                    self._schedule()
+                if standing is None or standing.token != lease.token or standing.fenced:
+                    raise LeaseLost(lease.runner_id, ours=lease.token, found=standing.token if standing else None)
+        finally:
+            self._close(lease)
+
+    @contextmanager
+    def publishing(self, lease: Lease) -> Iterator[int]:
+        """A window in which the lease cannot be fenced (for 60 s at most); the value is its token.
+
+        For moving refs, pushing and writing results, nothing longer. Raises LeaseLost instead of opening."""
+        with self._gate("publish"):
+            self._mine(lease)
+            self._publishing(lease, True)
+        started = time.monotonic()
+        try:
+            yield lease.token or 0
+        finally:
+            self._publishing(lease, False)
+            self._tell("lease.published", lease.runner_id, token=lease.token, seconds=time.monotonic() - started)
+            self._flush()
+
+    def sweep(self, *, patience: float | None = None) -> int:
+        """Remove what the dead left, fence the silent, serve the waiting; the number of leases and waiters ended.
+
+        Raises GateTimeout when the gate stays shut for `patience` seconds."""
+        with self._gate("sweep", patience=patience):
+            ended = sum(map(self._end_if_gone, list(self.view.standing.values())))
+            ended += sum(map(self._drop_if_gone, list(self.view.waiting.values())))
+            self._schedule()
+            self._tidy()
+        return ended
+
+    def fence(self, runner_id: str) -> bool:
+        """Revoke a lease now, whatever its heartbeat says; its workspace and branch stay held until it is dead."""
+        with self._gate("fence"):
+            standing = self.view.standing.get(runner_id)
+            if standing is None or standing.fenced:
+                return False
+            self._fence(standing, None)
+            self._schedule()
+            return True
+
+    # ---- steps, all inside the gate
+
+    def _arrive(self, lease: Lease, request: Request, wait: bool) -> Waiter | None:
+        self._refuse_duplicate(request.runner_id)
+        self._show(lease)
+        wish = Wish(request.claims, request.limit, request.spec_name, _user(lease), request.slot)
+        waiter = Waiter(request.runner_id, self._next(), request.priority, read=lambda: wish)
+        found = self._settle(waiter)
+        if found is None:
+            self._admit(lease, waiter.ticket)
+            self._tell_granted(lease.record, waiter.ticket, 0.0)
+            return None
+        self._tell_obstacle("lease.queued" if wait else "lease.refused", waiter, found)
+        if not wait:
+            raise self._refusal(waiter, found)
+        self._enqueue(lease, waiter)
+        return waiter
+
+    def _refuse_duplicate(self, runner_id: str) -> None:
+        standing, waiter = self.view.standing.get(runner_id), self.view.waiter(runner_id)
+        if not standing and not waiter:
+            return
+        if self._look(runner_id).held:
+            raise ResourceConflictError(runner_id, [self._holder(runner_id, None)], reason="duplicate")
+        if standing:
+            self._reap(standing)
+        for left in [w for w in self.view.waiting.values() if w.runner_id == runner_id]:
+            self._drop(left)
+
+    def _settle(self, waiter: Waiter) -> Obstacle | None:
+        """What is in the way once everybody who is dead or silent has been put out of it."""
+        while found := admission.obstacle(self.view, waiter, self.view.ahead_of(waiter)):
+            # Behind a waiter somebody else's dead holder may be the cause: look at all of them then.
+            suspects = set(found.blockers) if found.reason != "queue" else {*self.view.standing, *found.blockers}
+            if not self._clear(suspects):
+                return found
+            self._schedule()
+        return None
+
+    def _clear(self, suspects: set[str]) -> int:
+        ended = sum(self._end_if_gone(self.view.standing[one]) for one in sorted(suspects) if one in self.view.standing)
+        waiting = [waiter for waiter in self.view.waiting.values() if waiter.runner_id in suspects]
+        return ended + sum(map(self._drop_if_gone, waiting))
+
+    def _end_if_gone(self, standing: Standing) -> bool:
+        seen = self._look(standing.runner_id)
+        if not seen.held:
+            self._reap(standing)
+        elif not standing.fenced and liveness.may_fence(seen, standing.timeout):
+            self._fence(standing, seen.silent)
+        else:
+            return False
+        return True
+
+    def _drop_if_gone(self, waiter: Waiter) -> bool:
+        if self._look(waiter.runner_id).held:
+            return False
+        self._drop(waiter)
+        self._tell("lease.abandoned", waiter.runner_id, reason="dead")
+        return True
+
+    def _reap(self, standing: Standing) -> None:
+        record = self._record(standing.runner_id)
+        self._remove(standing)
+        self._tell("lease.reaped", standing.runner_id, token=standing.token, live=self.view.live, **_whom(record))
+
+    def _fence(self, standing: Standing, silent: float | None) -> None:
+        record = self._record(standing.runner_id)
+        self._revoke(standing)
+        for waiter in [w for w in self.view.waiting.values() if w.runner_id == standing.runner_id]:
+            self._drop(waiter)
+            self._wake(waiter.runner_id)
+        self._tell("lease.fenced", standing.runner_id, token=standing.token, silent=silent, live=self.view.live, **_whom(record))
+
+    def _schedule(self) -> None:
+        """Give to those in the queue what they can have now."""
+        if not self.view.waiting:
+            return
+        head = min(self.view.waiting)
+        for waiter in admission.grantable(self.view):
+            if not self._look(waiter.runner_id).held:
+                self._drop(waiter)
+                self._tell("lease.abandoned", waiter.runner_id, reason="dead")
+            elif waiter.adding:
+                self._grant_more(waiter)
+            else:
+                self._grant(waiter, self._next())
+                self._wake(waiter.runner_id)
+        if self.view.waiting and (first := min(self.view.waiting)) != head:
+            self._wake(self.view.waiting[first].runner_id)  # the new first in line has to watch over the holders
+
+    def _grant_more(self, waiter: Waiter) -> None:
+        standing = self.view.standing.get(waiter.runner_id)
+        if standing and not standing.fenced and (record := self._record(waiter.runner_id)):
+            # The claims go into the record before the entry goes: a death between leaves an entry that asks for
+            # what it has, which the next pass drops.
+            missing = tuple(claim for claim in waiter.wish.claims if claim not in standing.claims)
+            if missing:
+                self._rewrite(standing, record.with_claims(standing.claims + missing))
+        self._drop(waiter)
+        self._wake(waiter.runner_id)
+
+    def _extend(self, lease: Lease, wanted: tuple[Claim, ...], dropped: frozenset[Claim], wait: bool) -> Waiter | None:
+        standing = self._mine(lease)
+        wish = Wish(wanted)
+        waiter = Waiter(lease.runner_id, self._next() if wanted else 0, adding=True, read=lambda: wish)
+        found = self._settle(waiter) if wanted else None
+        if found and not wait:
+            self._tell_obstacle("lease.refused", waiter, found)
+            raise self._refusal(waiter, found)
+        if found and (circle := admission.cycle(self.view, waiter)):
+            self._tell("deadlock.found", lease.runner_id, cycle=circle)
+            raise Deadlock(circle)
+        self._apply(lease, standing, () if found else wanted, dropped)
+        if found is None:
+            return None
+        self._tell_obstacle("lease.queued", waiter, found)
+        self._enqueue(lease, waiter)
+        return waiter
+
+    def _apply(self, lease: Lease, standing: Standing, wanted: tuple[Claim, ...], dropped: frozenset[Claim]) -> None:
+        kept = tuple(claim for claim in standing.claims if claim not in dropped) + wanted
+        if kept == standing.claims:
+            return
+        record = lease.record._replace(token=lease.token).with_claims(kept)
+        lease.revision = self._rewrite(standing, record).revision
+        lease.record = record
+        if wanted:
+            self._tell("lease.extended", lease.runner_id, claims=[str(claim) for claim in wanted])
+        if dropped:
+            self._tell("lease.reduced", lease.runner_id, claims=[str(claim) for claim in dropped])
+            self._schedule()
+
+    def _mine(self, lease: Lease) -> Standing:
+        standing = self.view.standing.get(lease.runner_id)
+        if standing is None or standing.fenced or standing.token != lease.token:
+            raise LeaseLost(lease.runner_id, ours=lease.token, found=standing.token if standing else None)
+        return standing
+
+    # ---- steps around waiting, each entering the gate itself
+
+    def _take_over(self, lease: Lease, waited: float) -> None:
+        """A granted waiter writes into its record what belongs to the grant."""
+        with self._gate("take over"):
+            standing = self.view.standing.get(lease.runner_id)
+            if standing is None or standing.fenced:
+                raise LeaseLost(lease.runner_id, ours=lease.token, found=None)
+            lease.token = standing.token
+            now = datetime.now(UTC)
+            lease.record = lease.record._replace(token=lease.token, waited_seconds=waited, start_time=now, last_heartbeat=now)
+            lease.revision = self._rewrite(standing, lease.record).revision
+            self._tell_granted(lease.record, standing.token, waited)
+
+    def _refresh(self, lease: Lease) -> None:
+        with self._gate("claim"):
+            standing = self._mine(lease)
+            lease.revision = standing.revision
+            lease.record = lease.record.with_claims(standing.claims)
+            self._tell("lease.extended", lease.runner_id, claims=[str(claim) for claim in standing.claims])
+
+    def _give_up(self, lease: Lease, waiter: Waiter, waited: float) -> None:
+        """Leave the queue, unless the grant came at the same moment. Raises the refusal."""
+        with self._gate("give up"):
+            if waiter.key not in self.view.waiting:
+                return
+            found = self._settle(waiter) or Obstacle("queue", {})
+            if waiter.key not in self.view.waiting:
+                return
+            self._drop(waiter)
+            self._tell("lease.abandoned", lease.runner_id, reason="timeout", waited=waited)
+            self._schedule()
+            raise self._refusal(waiter, found, waited)
+
+    def _abandon(self, lease: Lease, waiter: Waiter | None) -> None:
+        """Whatever went wrong while registering: leave nothing, also when the grant came at the same moment."""
+        try:
+            if waiter:
+                with self._gate("abandon"):
+                    self._leave_queue(lease, waiter)
+                    standing = self.view.standing.get(lease.runner_id)
+                    if standing:
+                        self._remove(standing)
+                    self._schedule()
+        finally:
+            self._close(lease)
+
+    def _stop_waiting(self, lease: Lease, waiter: Waiter | None) -> None:
+        if waiter:
+            with self._gate("abandon"):
+                self._leave_queue(lease, waiter)
+                self._schedule()
+
+    def _leave_queue(self, lease: Lease, waiter: Waiter) -> None:
+        if waiter.key in self.view.waiting:
+            self._drop(waiter)
+            self._tell("lease.abandoned", lease.runner_id, reason="cancelled")
+
+    def _tidy(self) -> None:
+        """Remove litter that is neither true nor needed. Nothing by default."""
+
+    def _flush(self) -> None:
+        """Write out what was told."""
+
+    # ---- telling
+
+    def _tell_granted(self, record: RunnerInstance, token: int, waited: float) -> None:
+        limits = [limit for limit in (record.limit, self.view.limit) if limit is not None]
+        facts = {"token": token, "waited": round(waited, 6), "live": self.view.live, "limit": min(limits, default=None), "slot": record.slot}
+        self._tell("lease.granted", record.runner_id, **facts, **_whom(record))
+
+    def _tell_released(self, lease: Lease) -> None:
+        held = (datetime.now(UTC) - lease.record.start_time).total_seconds()
+        facts = {"token": lease.token, "held": round(held, 6), "live": self.view.live, "slot": lease.record.slot}
+        self._tell("lease.released", lease.runner_id, **facts, **_whom(lease.record))
+
+    def _tell_obstacle(self, kind: str, waiter: Waiter, found: Obstacle) -> None:
+        claims = sorted({str(pair[0]) for pair in found.blockers.values() if pair})
+        self._tell(kind, waiter.runner_id, reason=found.reason, blockers=sorted(found.blockers)[:8], claims=claims[:8])
+
+    def _refusal(self, waiter: Waiter, found: Obstacle, waited: float = 0.0) -> Refused:
+        pairs = enumerate(sorted(found.blockers.items()))
+        holders = tuple(self._holder(one, pair, told=at < _TOLD_IN_FULL) for at, (one, pair) in pairs)
+        if found.reason in ("limit", "quota"):
+            return ResourceLimitError(waiter.runner_id, found.live, found.limit, holders, reason=found.reason, waited=waited)
+        return ResourceConflictError(waiter.runner_id, holders, reason=found.reason, waited=waited)
+
+    def _holder(self, runner_id: str, pair: tuple[Claim, Claim] | None, *, told: bool = True) -> Holder:
+        record = self._record(runner_id) if told else None
+        return admission.holder_of(runner_id, pair, self.view.standing.get(runner_id), record)
+
+
+def _whom(record: RunnerInstance | None) -> Mapping[str, str]:
+    return {"task_id": record.task_id, "spec_name": record.spec_name} if record else {}
+
+
+def _user(lease: Lease) -> str:
+    return lease.record.holder.user if lease.record.holder else ""

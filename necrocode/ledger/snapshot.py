@@ -1,0 +1,143 @@
+"""A look at the whole state without the gate: readers never lock, never repair, and say how sure they are."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from necrocode import admission
+from necrocode.admission import Obstacle, View, Waiter
+from necrocode.lease import Holder, RunnerInstance
+from necrocode.ledger import lifeline
+from necrocode.ledger.records import _BROKEN, LeaseName, QueueName, parse_record, standing_of, wish_of
+from necrocode.liveness import Liveness, Seen, judge
+from necrocode.statedir import StateDir, read
+
+_TRIES = 5
+
+
+class Sighting(NamedTuple):
+    """One runner as it was seen: its record (with the last heartbeat filled in), token, and liveness (alive, silent,
+    dead); `state` is running or fenced."""
+
+    record: RunnerInstance
+    token: int
+    liveness: str
+    state: str
+    silent: float | None = None
+    publishing: bool = False
+
+    @property
+    def counts(self) -> bool:
+        return self.state == "running" and self.record.slot and self.liveness == Liveness.ALIVE
+
+
+class Waiting(NamedTuple):
+    """One waiter: its record, place in line (from 1), what it waits for and who is in the way."""
+
+    record: RunnerInstance
+    position: int
+    adding: bool
+    liveness: str
+    reason: str
+    blockers: tuple[Holder, ...]
+    live: int = 0
+    limit: int = 0
+
+
+class Snapshot(NamedTuple):
+    """Everybody at one moment. `consistent` tells whether nothing moved while it was taken."""
+
+    consistent: bool
+    limit: int | None
+    quotas: Mapping[str, int]
+    runners: tuple[Sighting, ...]
+    waiting: tuple[Waiting, ...]
+    unreadable: tuple[str, ...] = ()
+
+    @property
+    def live(self) -> int:
+        return sum(sighting.counts for sighting in self.runners)
+
+    @property
+    def undone(self) -> bool:
+        """Whether a sweep would change something."""
+        gone = any(s.liveness == Liveness.DEAD or (s.liveness == Liveness.SILENT and s.state == "running") for s in self.runners)
+        return gone or any(waiter.liveness == Liveness.DEAD for waiter in self.waiting)
+
+
+def take(state: StateDir, limit: int | None, quotas: Mapping[str, int], peek: Callable[[], tuple[bool, int]]) -> Snapshot:
+    """Read until nothing moved meanwhile, at most five times."""
+    for _ in range(_TRIES):
+        before = peek()
+        snapshot = _look_around(state, limit, quotas)
+        if before == peek() and before[0]:
+            return snapshot._replace(consistent=True)
+    return snapshot
+
+
+def _look_around(state: StateDir, limit: int | None, quotas: Mapping[str, int]) -> Snapshot:
+    view, unreadable = View(limit, quotas), []
+    records: dict[str, RunnerInstance] = {}
+    sightings: dict[str, Sighting] = {}
+    for folder in ("fenced", "runners"):
+        for file_name in sorted(os.listdir(state.root / folder)):
+            try:
+                name = LeaseName.parse(file_name)
+                record = parse_record(read(state.root / folder / file_name))
+            except FileNotFoundError:
+                continue
+            except (OSError, *_BROKEN):
+                unreadable.append(f"{folder}/{file_name}")
+                continue
+            sightings[name.runner_id] = _sighting(state, name, record, folder)
+            records[name.runner_id] = record
+            view.stand(standing_of(name, record, fenced=folder == "fenced"))
+    waiters = _waiters(state, view, records, unreadable)
+    return Snapshot(False, limit, quotas, tuple(sightings.values()), tuple(_judged(state, view, records, waiters)), tuple(unreadable))
+
+
+def _sighting(state: StateDir, name: LeaseName, record: RunnerInstance, folder: str) -> Sighting:
+    seen = lifeline.look(state.live / name.runner_id, time.monotonic())
+    verdict = judge(seen, record.heartbeat_timeout)
+    running = "running" if folder == "runners" else "fenced"
+    return Sighting(_with_heartbeat(record, seen)._replace(token=name.token), name.token, verdict, running, seen.silent, seen.publishing is not None)
+
+
+def _with_heartbeat(record: RunnerInstance, seen: Seen) -> RunnerInstance:
+    if seen.silent is None:
+        return record
+    return record._replace(last_heartbeat=datetime.now(UTC) - timedelta(seconds=max(0.0, seen.silent)))
+
+
+def _waiters(state: StateDir, view: View, records: dict[str, RunnerInstance], unreadable: list[str]) -> list[tuple[Waiter, RunnerInstance]]:
+    found = []
+    for file_name in sorted(os.listdir(state.queue)):
+        try:
+            name = QueueName.parse(file_name)
+            record = parse_record(read(state.queue / file_name))
+        except FileNotFoundError:
+            continue
+        except (OSError, *_BROKEN):
+            unreadable.append(f"queue/{file_name}")
+            continue
+        waiter = Waiter(name.runner_id, name.ticket, name.priority, adding=name.adding, read=lambda record=record: wish_of(record))  # type: ignore[misc]
+        view.waiting[waiter.key] = waiter
+        records.setdefault(name.runner_id, record)
+        found.append((waiter, record))
+    return found
+
+
+def _judged(state: StateDir, view: View, records: Mapping[str, RunnerInstance], waiters: list[tuple[Waiter, RunnerInstance]]) -> list[Waiting]:
+    judged = []
+    for position, (waiter, record) in enumerate(waiters, 1):
+        found = admission.obstacle(view, waiter, view.ahead_of(waiter)) or Obstacle("turn", {})
+        held = lifeline.is_held(state.live / waiter.runner_id)
+        holders = tuple(admission.holder_of(one, pair, view.standing.get(one), records.get(one)) for one, pair in sorted(found.blockers.items()))
+        verdict = Liveness.ALIVE if held else Liveness.DEAD
+        judged.append(Waiting(record, position, waiter.adding, verdict, found.reason, holders, found.live, found.limit))
+    return judged

@@ -1,0 +1,220 @@
+"""Waiting without polling: a waiter sleeps on its bell until it is handed its lease.
+
+A bell is a FIFO that only its waiter reads; whoever grants rings it. So that no death goes unnoticed, each waiter
+holds the write end of its nearest live predecessor's bell (the kernel tells when the last reader goes), and the
+first that has no live, beating waiter ahead of it is the watchman: it watches the lifelines of the holders.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import random
+import select
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from necrocode.ledger import lifeline
+from necrocode.ledger.records import QueueName
+from necrocode.statedir import UNSHARED, StateDir
+
+_TICK = 5.0
+"""Seconds after which every waiter looks by itself; a safety net, nothing is handed over by it."""
+_QUIET_WAITER = 15.0
+"""Seconds without a stamp after which a waiter is not trusted to keep watch (it may be stopped)."""
+_SETTLING = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032)
+"""Death is not atomic: a dying process lets go of its files one by one. Look again after each of these seconds."""
+_CLOSE_WRITE = 0x8
+_idle_watches: list[tuple[int, tuple[int, int]]] = []
+"""Inotify descriptors that nobody uses now. Closing one can take 10 ms, so they are kept for the next watch."""
+
+
+def make_bell(state: StateDir, runner_id: str) -> int | None:
+    """The read end of this waiter's bell; None where there are no FIFOs (then only the slow tick wakes it)."""
+    path = state.bells / runner_id
+    with suppress(FileNotFoundError):
+        os.unlink(path)
+    try:
+        os.mkfifo(path, state.file_mode)
+        low = os.open(path, os.O_RDWR | os.O_NONBLOCK | UNSHARED)
+    except OSError as error:
+        if error.errno in (errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP):
+            return None
+        raise
+    try:
+        return lifeline.raised(low)
+    finally:
+        os.close(low)
+
+
+def close_bell(state: StateDir, runner_id: str, bell: int) -> None:
+    with suppress(OSError):
+        os.unlink(state.bells / runner_id)
+    with suppress(OSError):
+        os.close(bell)
+
+
+def ring(state: StateDir, runner_id: str) -> None:
+    """Wake a waiter. One that has no bell looks by itself; one that has died needs no waking."""
+    with suppress(OSError):
+        descriptor = os.open(state.bells / runner_id, os.O_WRONLY | os.O_NONBLOCK | UNSHARED)
+        try:
+            os.write(descriptor, b"!")
+        finally:
+            os.close(descriptor)
+
+
+def ring_all(state: StateDir) -> None:
+    for runner_id in os.listdir(state.bells):
+        ring(state, runner_id)
+
+
+class Wait:
+    """One waiter's sleep."""
+
+    def __init__(self, state: StateDir, runner_id: str, bell: int | None, life: int, entry: Path) -> None:
+        self._state, self._runner_id, self._bell, self._life, self._entry = state, runner_id, bell, life, entry
+        self._poll = select.poll()
+        self._predecessor: tuple[str, int] | None = None
+        self._watch: int | None = None
+        self._naps: list[float] = []
+        if bell is not None:
+            self._poll.register(bell, select.POLLIN)
+
+    def until_gone(self, deadline: float | None, keep_watch: Callable[[], float]) -> bool:
+        """True when the entry has left the queue, False when the deadline is over. The watchman calls `keep_watch`,
+        which puts right what it sees undone and says after how many seconds to look again."""
+        try:
+            while self._entry_exists():
+                lifeline.stamp(self._life)
+                queue = sorted(os.listdir(self._state.queue))
+                self._follow_predecessor(queue)
+                tick = _TICK
+                if self._is_watchman(queue):
+                    self._start_watch()
+                    tick = min(tick, keep_watch())
+                    if not self._entry_exists():
+                        break
+                if deadline is not None and time.monotonic() >= deadline:
+                    return False
+                self._sleep(tick, deadline)
+            return True
+        finally:
+            self._end()
+
+    def _entry_exists(self) -> bool:
+        try:
+            os.stat(self._entry)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _sleep(self, tick: float, deadline: float | None) -> None:
+        nap = tick * random.uniform(0.75, 1.0)
+        if self._naps:
+            nap = min(nap, self._naps.pop(0))
+        if deadline is not None:
+            nap = min(nap, max(0.0, deadline - time.monotonic()))
+        events = self._poll.poll(max(1, int(nap * 1000 + 0.999)))
+        if any(descriptor != self._bell for descriptor, _ in events):
+            self._naps = list(_SETTLING)
+        for descriptor, _ in events:
+            self._drain(descriptor)
+
+    def _drain(self, descriptor: int) -> None:
+        if self._predecessor and descriptor == self._predecessor[1]:
+            return self._leave_predecessor()
+        with suppress(BlockingIOError):
+            os.read(descriptor, 4096)
+        return None
+
+    def _follow_predecessor(self, queue: list[str]) -> None:
+        """Hold the write end of the nearest live waiter's bell: the kernel tells us when its reader is gone."""
+        nearest = self._nearest_alive(queue)
+        if self._predecessor and self._predecessor[0] == nearest:
+            return
+        self._leave_predecessor()
+        if nearest is None:
+            return
+        try:
+            descriptor = os.open(self._state.bells / nearest, os.O_WRONLY | os.O_NONBLOCK | UNSHARED)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                self._naps = list(_SETTLING)  # it is dying right now
+            return
+        self._predecessor = (nearest, descriptor)
+        self._poll.register(descriptor, 0)
+
+    def _leave_predecessor(self) -> None:
+        if self._predecessor:
+            self._poll.unregister(self._predecessor[1])
+            os.close(self._predecessor[1])
+            self._predecessor = None
+
+    def _nearest_alive(self, queue: list[str]) -> str | None:
+        for name in reversed([name for name in queue if name < self._entry.name]):
+            runner_id = _owner(name)
+            if runner_id != self._runner_id and lifeline.is_held(self._state.live / runner_id):
+                return runner_id
+        return None
+
+    def _is_watchman(self, queue: list[str]) -> bool:
+        """Whether no live, beating waiter is ahead of us."""
+        now = time.monotonic()
+        for name in queue:
+            if name == self._entry.name:
+                return True
+            seen = lifeline.look(self._state.live / _owner(name), now)
+            if seen.held and (seen.silent or 0.0) < _QUIET_WAITER:
+                return False
+        return True
+
+    def _start_watch(self) -> None:
+        if self._watch is None and (watch := _new_watch(self._state.live)) is not None:
+            self._watch = watch
+            self._poll.register(watch, select.POLLIN)
+
+    def _end(self) -> None:
+        self._leave_predecessor()
+        if self._watch is not None:
+            with suppress(FileNotFoundError):
+                _idle_watches.append((self._watch, _place(self._state.live)))
+            self._watch = None
+
+
+def _owner(name: str) -> str:
+    try:
+        return QueueName.parse(name).runner_id
+    except ValueError:
+        return ""
+
+
+def _place(folder: Path) -> tuple[int, int]:
+    found = os.stat(folder)
+    return found.st_dev, found.st_ino
+
+
+def _new_watch(folder: Path) -> int | None:
+    """A descriptor that is readable when a lifeline is closed; None where inotify is missing or used up."""
+    place = _place(folder)
+    for at, (descriptor, watched) in enumerate(_idle_watches):
+        if watched == place:
+            del _idle_watches[at]
+            return descriptor
+    try:
+        libc = ctypes.CDLL(None, use_errno=True)
+        descriptor = int(libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK))
+    except (OSError, AttributeError):
+        return None
+    if descriptor < 0:
+        return None
+    if libc.inotify_add_watch(descriptor, os.fsencode(folder), _CLOSE_WRITE) < 0:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+os.register_at_fork(after_in_child=_idle_watches.clear)

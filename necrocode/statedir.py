@@ -1,0 +1,273 @@
+"""Where the state's files lie, and how they are written: whole or not at all, kept when unreadable.
+
+A state directory explains itself: a README is written into each fresh one. It belongs to one user (mode 0700), or
+to a group when it was made so (setgid, mode 2770); anything looser is refused.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from necrocode.errors import StateUnreadable, StateUnusable
+
+FORMAT = 1
+FOLDERS = ("runners", "queue", "fenced", "live", "bells", "mutex", "events", "runs", "quarantine", "tmp")
+UNSHARED = os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
+"""Flags of every open here: not inherited by other programs, never through a planted symbolic link."""
+
+_REMOTE = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "virtiofs", "fakeowner", "ceph", "afs", "fuse.sshfs", "glusterfs"}
+
+README = """\
+This directory coordinates necrocode's runners on this machine. Everything in it is a file you may read.
+
+  lock        the gate: a short lock around each change, its counter, and who is inside. Never delete it.
+  config.json the host's limit and quotas (`necrocode config set limit N`)
+  runners/    one JSON file per live runner: who, task, workspace, what it holds   (cat is the debugger)
+  queue/      one file per waiter; sorted by name they stand in service order
+  fenced/     leases revoked because their runner fell silent; it may still be alive
+  live/       one locked file per live process: the lock goes when the process does
+  bells/      how a waiter is woken           mutex/   short locks (git, run launchers)
+  events/     what happened, one file a day    runs/    plans, results and logs of `necrocode run`
+  quarantine/ files that could not be read     tmp/     everything that is not yet, or no longer, true
+
+Delete by hand: events/, quarantine/ and old folders of runs/ at any time; the whole directory when nothing runs.
+Deleting a file of runners/ takes that runner's lease away; it stops at its next heartbeat.
+`necrocode status` shows it all, `necrocode doctor` checks it, `necrocode gc` cleans it.
+"""
+
+
+def default_root() -> Path:
+    """NECROCODE_STATE_DIR, or one directory per user and host."""
+    if chosen := os.environ.get("NECROCODE_STATE_DIR"):
+        return Path(chosen).expanduser()
+    import platformdirs
+
+    return Path(platformdirs.user_state_dir("necrocode", appauthor=False))
+
+
+class StateDir:
+    """One opened state directory. Opening makes what is missing and refuses what cannot be trusted.
+
+    Raises StateUnusable when it belongs to somebody else, others may write to it, it is not on a local file
+    system, cannot be written, or was made by a newer necrocode."""
+
+    def __init__(self, root: str | os.PathLike[str] | None = None, *, group: bool = False, create: bool = True) -> None:
+        self.root = Path(os.path.abspath(default_root() if root is None else Path(root).expanduser()))
+        with told(self.root):
+            if create:
+                self._make(group)
+            self._check()
+
+    def __getattr__(self, name: str) -> Path:
+        """`state.runners`, `state.queue`, ...: the folder of that name."""
+        if name in FOLDERS:
+            return self.__dict__.setdefault(name, self.root / name)
+        raise AttributeError(name)
+
+    @property
+    def lock(self) -> Path:
+        return self.root / "lock"
+
+    @property
+    def file_mode(self) -> int:
+        return 0o660 if self.shared_by_group else 0o600
+
+    def _make(self, group: bool) -> None:
+        self.root.parent.mkdir(parents=True, exist_ok=True)
+        fresh = _mkdir(self.root, 0o2770 if group else 0o700)
+        if not fresh and (self.root / "VERSION").exists():
+            return
+        if not fresh and not _is_ours(self.root):
+            raise StateUnusable(str(self.root), "holds other files and is no state directory", hint="name an empty or a new directory")
+        refuse_remote(self.root)
+        mode = stat.S_IMODE(os.stat(self.root).st_mode)
+        for folder in FOLDERS:
+            _mkdir(self.root / folder, mode)
+        self.shared_by_group = bool(mode & stat.S_ISGID and mode & stat.S_IWGRP)
+        if not (self.root / "README.md").exists():
+            self.write(self.root / "README.md", README.encode())
+        self.write(self.root / "VERSION", f"{FORMAT}\n".encode())
+
+    def _check(self) -> None:
+        found = os.stat(self.root)
+        self.shared_by_group = bool(found.st_mode & stat.S_ISGID and found.st_mode & stat.S_IWGRP)
+        if found.st_mode & stat.S_IWOTH or (found.st_mode & stat.S_IWGRP and not self.shared_by_group):
+            raise StateUnusable(str(self.root), f"others may write to it (mode {found.st_mode & 0o7777:o})", hint=f"chmod 700 {self.root}")
+        if found.st_uid != os.geteuid() and not self.shared_by_group:
+            raise StateUnusable(str(self.root), f"it belongs to user {found.st_uid}, you are {os.geteuid()}")
+        if not os.access(self.root, os.W_OK | os.X_OK):
+            raise StateUnusable(str(self.root), "it cannot be written")
+        self.version = self._version()
+        if self.version > FORMAT:
+            raise StateUnusable(
+                str(self.root), f"a newer necrocode wrote it (format {self.version}, this one knows {FORMAT})",
+                hint="upgrade necrocode; nothing was changed",
+            )  # fmt: skip
+
+    def _version(self) -> int:
+        path = self.root / "VERSION"
+        text = path.read_text(errors="replace").strip()
+        if not text.isdigit():
+            raise StateUnusable(str(path), f"is not a format number: {text[:40]!r}", hint=f"write {FORMAT} into it if you know that it is right")
+        return int(text)
+
+    def write(self, path: Path, data: bytes, *, durable: bool = False) -> None:
+        """The whole file or nothing. Durable: on the disk, name included, before this returns.
+
+        Raises StateUnusable naming the path and the cause; nothing is left behind then."""
+        temporary = self.tmp / f"{path.name}.{os.getpid()}.{os.urandom(4).hex()}"
+        with told(path):
+            try:
+                put(temporary, data, mode=self.file_mode, durable=durable)
+                os.rename(temporary, path)
+            except BaseException:
+                with suppress(OSError):
+                    os.unlink(temporary)
+                raise
+            if durable:
+                sync_folder(path.parent)
+
+    def quarantine(self, path: Path) -> str:
+        """Move an unreadable file aside, and say where to ("" when somebody else already did)."""
+        target = self.quarantine_folder / f"{path.name}.{os.urandom(3).hex()}"
+        try:
+            os.rename(path, target)
+        except FileNotFoundError:
+            return ""
+        return str(target)
+
+    @property
+    def quarantine_folder(self) -> Path:
+        return self.root / "quarantine"
+
+
+@contextmanager
+def told(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Whatever the operating system refuses inside becomes a StateUnusable with path and cause."""
+    try:
+        yield
+    except OSError as error:
+        where = error.filename if isinstance(error.filename, str) and error.filename else str(path)
+        raise StateUnusable(where, error.strerror or str(error), hint=_hint(error)) from error
+
+
+def _hint(error: OSError) -> str:
+    hints = {
+        errno.ENOSPC: "free some space; nothing was half-written",
+        errno.EDQUOT: "free some space; nothing was half-written",
+        errno.EROFS: "the file system is read-only",
+        errno.EMFILE: "too many open files: raise `ulimit -n`",
+        errno.ENFILE: "too many open files on this machine",
+    }
+    return hints.get(error.errno or 0, "")
+
+
+def put(path: str | os.PathLike[str], data: bytes, *, mode: int = 0o600, durable: bool = False) -> None:
+    """Write a new file completely; raises OSError, also for a short write."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | UNSHARED, mode)
+    try:
+        if (mode & 0o077) and hasattr(os, "fchmod"):
+            os.fchmod(descriptor, mode)  # the umask must not take the group's rights away
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+        if durable:
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read(path: str | os.PathLike[str], most: int = 1 << 24) -> bytes:
+    """The whole file, at most `most` bytes; raises OSError, ValueError for a larger one."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | UNSHARED)
+    try:
+        data = bytearray()
+        while chunk := os.read(descriptor, 1 << 16):
+            data += chunk
+            if len(data) > most:
+                raise ValueError(f"larger than {most} bytes")
+        return bytes(data)
+    finally:
+        os.close(descriptor)
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file. Raises StateUnreadable, FileNotFoundError when there is none."""
+    try:
+        return json.loads(read(path))
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
+        raise StateUnreadable(str(path), f"cannot be read as JSON ({error})") from error
+
+
+def to_json(value: Any) -> bytes:
+    """As all of the state's JSON is written: for people too."""
+    return json.dumps(value, indent=2, ensure_ascii=False).encode("utf-8", "surrogateescape") + b"\n"
+
+
+def sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def flock(descriptor: int, operation: int) -> None:
+    """fcntl.flock, with a file system that cannot do it told as such. Raises BlockingIOError when held elsewhere."""
+    try:
+        fcntl.flock(descriptor, operation)
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        if error.errno in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP):
+            raise StateUnusable(f"descriptor {descriptor}", "this file system has no flock", hint="put the state directory on a local disk") from error
+        raise
+
+
+def filesystem(path: Path) -> str:
+    """The type of the file system that holds the path ("" where /proc does not tell)."""
+    try:
+        mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    device = os.stat(path).st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    for line in reversed(mounts):
+        left, _, right = line.partition(" - ")
+        if left.split()[2] == wanted:
+            return right.split()[0]
+    return ""
+
+
+def refuse_remote(path: Path) -> None:
+    kind = filesystem(path)
+    if kind in _REMOTE and not os.environ.get("NECROCODE_UNSAFE_FILESYSTEM"):
+        raise StateUnusable(
+            str(path), f"is on {kind}, where locks between processes cannot be trusted",
+            hint="put the state directory on a local disk (or set NECROCODE_UNSAFE_FILESYSTEM=1 at your own risk)",
+        )  # fmt: skip
+
+
+def _mkdir(path: Path, mode: int) -> bool:
+    try:
+        os.mkdir(path, mode)
+    except FileExistsError:
+        return False
+    if mode & 0o077:
+        os.chmod(path, mode)
+    return True
+
+
+def _is_ours(root: Path) -> bool:
+    # A creator that died half-way, or one that is at it right now, leaves a part of our own names.
+    return set(os.listdir(root)) <= {*FOLDERS, "README.md", "VERSION", "lock", "config.json", ".gitignore"}

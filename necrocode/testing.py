@@ -1,0 +1,132 @@
+"""For those who embed necrocode and for its own tests: the checker of the protocol's invariants, and waiting for facts."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from necrocode.claim import Claim, ClaimIndex
+from necrocode.lease import RunnerInstance
+from necrocode.ledger.records import LeaseName, QueueName, parse_record, read_terms
+from necrocode.statedir import read
+
+Fact = TypeVar("Fact")
+
+
+class Broken(AssertionError):
+    """An invariant does not hold; the message names it (I1 to I15 of docs/protocol.md) and the evidence."""
+
+
+def wait_for(fact: Callable[[], Fact], within: float = 10.0, *, told: Callable[[], object] | None = None) -> Fact:
+    """The first true value of `fact`, asked every few milliseconds; AssertionError (with what `told` says) after
+    `within` seconds."""
+    deadline = time.monotonic() + within
+    while not (value := fact()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {within:g} s: {fact}{f'; {told()}' if told else ''}")
+        time.sleep(0.003)
+    return value
+
+
+def check(root: Path, *, tries: int = 200) -> bool:
+    """Assert the invariants over the files alone, never taking the gate (a checker that did would repair first).
+
+    While others move, it looks until nothing moved during one look; False when that never happened. A gate left
+    marked as held by a dead process counts as quiet when its mark does not change. Raises Broken."""
+    for _ in range(tries):
+        before = _gate_line(root)
+        state = _State.read(root)
+        if before == _gate_line(root) and (before.startswith(b"free") or not _someone_inside(before)):
+            state.check(before)
+            return True
+        time.sleep(0.001)
+    return False
+
+
+def _gate_line(root: Path) -> bytes:
+    try:
+        return read(root / "lock")
+    except FileNotFoundError:
+        return b""
+
+
+def _someone_inside(lock: bytes) -> bool:
+    for word in lock.split():
+        if word.startswith(b"pid="):
+            return os.path.exists(f"/proc/{int(word[4:])}")
+    return False
+
+
+class _State:
+    """Everything in the directory, parsed anew, by code that shares nothing with the ledger's cache."""
+
+    def __init__(self) -> None:
+        self.running: dict[str, tuple[LeaseName, RunnerInstance]] = {}
+        self.fenced: dict[str, tuple[LeaseName, RunnerInstance]] = {}
+        self.waiting: list[QueueName] = []
+        self.limit: int | None = None
+        self.counter = 0
+
+    @classmethod
+    def read(cls, root: Path) -> _State:
+        state = cls()
+        state.counter = int((_gate_line(root).split() or [b"0"])[0])
+        state.limit = read_terms(root / "config.json")[0]
+        for folder, into in (("runners", state.running), ("fenced", state.fenced)):
+            for file_name in os.listdir(root / folder):
+                state._lease(root / folder / file_name, into)
+        state.waiting = [QueueName.parse(name) for name in os.listdir(root / "queue")]
+        return state
+
+    def _lease(self, path: Path, into: dict[str, tuple[LeaseName, RunnerInstance]]) -> None:
+        try:
+            name, record = LeaseName.parse(path.name), parse_record(read(path))
+        except FileNotFoundError:
+            return
+        known = into.get(name.runner_id)
+        if known is None or known[0][1:] < name[1:]:  # a writer that died left two revisions: the higher counts
+            into[name.runner_id] = (name, record)
+
+    def check(self, lock: bytes) -> None:
+        self._check_limits()
+        self._check_claims()
+        self._check_tokens()
+        self._check_places()
+
+    def _check_limits(self) -> None:
+        counted = sorted(name.token for name, record in self.running.values() if record.slot)
+        for name, record in self.running.values():
+            earlier = sum(token <= name.token for token in counted)
+            if record.slot and record.limit is not None and earlier > record.limit:
+                raise Broken(f"I1: {name.runner_id} was granted as number {earlier} of {record.limit}")
+        if self.limit is not None and len(counted) > self.limit:
+            raise Broken(f"I1: {len(counted)} runners, the host's limit is {self.limit}")
+
+    def _check_claims(self) -> None:
+        index = ClaimIndex()
+        for runner_id, claims in self._held():
+            if blockers := index.blockers(runner_id, claims):
+                raise Broken(f"I2: {runner_id} conflicts with {blockers}")
+            index.add(runner_id, claims)
+
+    def _held(self) -> list[tuple[str, tuple[Claim, ...]]]:
+        running = [(name.runner_id, record.claims) for name, record in self.running.values()]
+        fenced = [(name.runner_id, tuple(c for c in record.claims if c.sticky)) for name, record in self.fenced.values()]
+        return running + fenced
+
+    def _check_tokens(self) -> None:
+        tokens = [name.token for name, _ in (*self.running.values(), *self.fenced.values())]
+        if len(set(tokens)) != len(tokens):
+            raise Broken(f"I3: a token was granted twice: {sorted(tokens)}")
+        if any(token > self.counter for token in tokens):
+            raise Broken(f"I4: a token is beyond the counter {self.counter}: {sorted(tokens)}")
+
+    def _check_places(self) -> None:
+        registering = [name.runner_id for name in self.waiting if not name.adding]
+        places = [*self.running, *self.fenced, *registering]
+        twice = {one for one in places if places.count(one) > 1}
+        if twice:
+            raise Broken(f"I5: in two places at once: {sorted(twice)}")
