@@ -13,7 +13,7 @@ from typing import Any
 
 from necrocode import journal, liveness, process
 from necrocode.admission import Standing, View, Waiter
-from necrocode.errors import LeaseLost, StateUnusable
+from necrocode.errors import Deadlock, LeaseLost, Refused
 from necrocode.event import Event
 from necrocode.lease import Lease, Request, RunnerInstance
 from necrocode.ledger import lifeline, waiting
@@ -95,12 +95,12 @@ class FileLedger(Operations):
             with self._door.held(operation, patience=patience) as gate:
                 try:
                     yield self._come_in(gate)
-                except OSError:
-                    self._book.forget()  # a move failed half-way: what we believe may differ from the disk
-                    raise
-                self._ring()
-        except StateUnusable:
-            self._book.forget()
+                finally:
+                    self._ring()
+        except (Refused, LeaseLost, Deadlock):
+            raise
+        except BaseException:
+            self._book.forget()  # a move was cut short: what we believe may differ from the disk
             raise
         finally:
             self._after_gate()

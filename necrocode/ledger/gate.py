@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from necrocode import process
-from necrocode.errors import GateTimeout, StateUnusable
+from necrocode.errors import GateTimeout, NecrocodeError, StateUnusable
 from necrocode.statedir import UNSHARED, StateDir, flock, told
 
 _COUNTER = 64
@@ -48,7 +48,11 @@ class Gate:
                 raise GateTimeout(str(self._state.lock), patience, f"another thread of pid {os.getpid()}")
             try:
                 self._enter(operation, patience)
-                yield self
+                try:
+                    yield self
+                except NecrocodeError:
+                    self._leave()  # a refusal: everything is as it should be
+                    raise
                 self._leave()
             finally:
                 self._unlock()
