@@ -11,8 +11,8 @@ Argv = tuple[str, ...]
 
 
 class Step(NamedTuple):
-    """One command of a playbook. `condition` decides whether it runs at all (None: always); `fail_fast` whether
-    its failure ends the playbook; `timeout_seconds` and `retry_count` hold for this step alone."""
+    """One command of a playbook. `condition` decides whether it runs at all (None: always); `fail_fast`
+    whether its failure ends the playbook; `timeout_seconds` and `retry_count` hold for this step alone."""
 
     name: str
     command: Argv
@@ -26,10 +26,11 @@ class Task(NamedTuple):
     """What is asked. Exactly one of `prompt` (for an agent), `command` (an argv, never given to a shell) and
     `playbook` says what to do; the rest says under which terms.
 
-    `files` are path patterns within the repository and `claims` are `KIND:NAME` texts, all wanted for as long as
-    an attempt lasts; `after` names tasks whose success comes first; `timeout` and `silent_timeout` (without any
-    output) are seconds for one attempt, None for no clock; `retries` are further attempts after the first;
-    `verify` are commands that judge the work; `workspace` is worktree, clone, none, or None for the default."""
+    `files` are path patterns within the repository and `claims` are `KIND:NAME` texts, all wanted for as long
+    as an attempt lasts; `after` names tasks whose success comes first; `timeout` and `silent_timeout`
+    (without any output) are seconds for one attempt, None for no clock; `retries` are further attempts after
+    the first; `verify` are commands that judge the work; `workspace` is worktree, clone, none, or None for
+    the default."""
 
     id: str
     prompt: str = ""
@@ -62,7 +63,11 @@ class Task(NamedTuple):
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON object with every field."""
-        return {**self._asdict(), "playbook": [step._asdict() for step in self.playbook], "env": dict(self.env)}
+        return {
+            **self._asdict(),
+            "playbook": [step._asdict() for step in self.playbook],
+            "env": dict(self.env),
+        }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Task:
@@ -74,12 +79,15 @@ class Task(NamedTuple):
 
 
 def _tupled(data: Mapping[str, Any], fields: Iterable[str]) -> dict[str, Any]:
-    return {key: tuple(data[key]) if isinstance(data[key], list) else data[key] for key in fields if key in data}
+    return {
+        key: tuple(data[key]) if isinstance(data[key], list) else data[key] for key in fields if key in data
+    }
 
 
 class Defaults(NamedTuple):
-    """What a task file says once for all its tasks; each task may say otherwise. `env` and a task's own env are
-    joined. `setup` are commands run in each fresh workspace, `jobs` the number of tasks at once (None: unsaid)."""
+    """What a task file says once for all its tasks; each task may say otherwise. `env` and a task's own env
+    are joined. `setup` are commands run in each fresh workspace, `jobs` the number of tasks at once (None:
+    unsaid)."""
 
     agent: str = ""
     timeout: float | None = None
