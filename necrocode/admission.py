@@ -54,7 +54,9 @@ class Waiter:
 
     __slots__ = ("_read", "_wish", "adding", "priority", "runner_id", "ticket")
 
-    def __init__(self, runner_id: str, ticket: int, priority: int = 0, *, adding: bool = False, read: Callable[[], Wish]) -> None:
+    def __init__(
+        self, runner_id: str, ticket: int, priority: int = 0, *, adding: bool = False, read: Callable[[], Wish]
+    ) -> None:
         self.runner_id, self.ticket, self.priority, self.adding = runner_id, ticket, priority, adding
         self._read = read
         self._wish: Wish | None = None
@@ -151,7 +153,7 @@ def obstacle(view: View, waiter: Waiter, ahead: ClaimIndex) -> Obstacle | None:
 def _no_slot(view: View, wish: Wish) -> Obstacle | None:
     limits = [limit for limit in (wish.limit, view.limit) if limit is not None]
     if limits and view.live >= min(limits):
-        holders = (standing.runner_id for standing in view.standing.values() if standing.counts)
+        holders = [standing.runner_id for standing in view.standing.values() if standing.counts]
         return Obstacle("limit", dict.fromkeys(holders), view.live, min(limits))
     for quota, limit in view.quotas.items():
         holders = [s.runner_id for s in view.standing.values() if s.counts and _within(quota, s.spec_name, s.user)]
@@ -206,12 +208,15 @@ def _waits_for(view: View, waiter: Waiter, pending: list[Waiter]) -> set[str]:
     ahead = {
         other.runner_id
         for other in pending
-        if other.key < waiter.key and any(conflict(ours, theirs) for ours in waiter.wish.claims for theirs in other.wish.claims)
+        if other.key < waiter.key
+        and any(conflict(ours, theirs) for ours in waiter.wish.claims for theirs in other.wish.claims)
     }
     return (set(view.index.blockers(waiter.runner_id, waiter.wish.claims)) | ahead) - {waiter.runner_id}
 
 
-def holder_of(runner_id: str, pair: tuple[Claim, Claim] | None, standing: Standing | None, record: RunnerInstance | None) -> Holder:
+def holder_of(
+    runner_id: str, pair: tuple[Claim, Claim] | None, standing: Standing | None, record: RunnerInstance | None
+) -> Holder:
     """The facts about one blocker of an Obstacle, from its record when that is at hand."""
     state = "waiting" if standing is None else "fenced" if standing.fenced else "running"
     wanted, held = pair or (None, None)

@@ -50,7 +50,9 @@ class Claim(NamedTuple):
         shared = text.startswith("shared:")
         kind, colon, path = text.removeprefix("shared:").partition(":")
         if not colon or not kind or not path:
-            raise ConfigError(f"{text!r} is not a claim", hint="write KIND:NAME, for example file:src/a.py, branch:fix or port:8080")
+            raise ConfigError(
+                f"{text!r} is not a claim", hint="write KIND:NAME, for example file:src/a.py, branch:fix or port:8080"
+            )
         if kind == "file":
             return cls.file(path, repository, shared=shared)
         if kind == "branch":

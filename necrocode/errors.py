@@ -44,7 +44,14 @@ class Refused(NecrocodeError):
     """A claim or a slot was not granted. `reason` is limit, quota, duplicate, queue or the kind of the claim."""
 
     def __init__(
-        self, message: str, *, runner_id: str, reason: str, blockers: Sequence[Holder] = (), waited: float = 0.0, hint: str = ""
+        self,
+        message: str,
+        *,
+        runner_id: str,
+        reason: str,
+        blockers: Sequence[Holder] = (),
+        waited: float = 0.0,
+        hint: str = "",
     ) -> None:
         super().__init__(message, hint=hint)
         self.runner_id, self.reason, self.blockers, self.waited = runner_id, reason, tuple(blockers), waited
@@ -53,7 +60,9 @@ class Refused(NecrocodeError):
 class ResourceConflictError(Refused, RuntimeError):
     """Somebody else holds, or waits ahead for, something that was asked for; `blockers` says who."""
 
-    def __init__(self, runner_id: str, blockers: Sequence[Holder] = (), *, reason: str = "conflict", waited: float = 0.0) -> None:
+    def __init__(
+        self, runner_id: str, blockers: Sequence[Holder] = (), *, reason: str = "conflict", waited: float = 0.0
+    ) -> None:
         held = "; ".join(str(blocker) for blocker in blockers) or "it is not free"
         after = f" after {waited:.1f} s" if waited else ""
         super().__init__(
@@ -71,7 +80,14 @@ class ResourceLimitError(Refused, RuntimeError):
     """All slots that this request may use are taken: `live` of `limit`."""
 
     def __init__(
-        self, runner_id: str, live: int, limit: int, blockers: Sequence[Holder] = (), *, reason: str = "limit", waited: float = 0.0
+        self,
+        runner_id: str,
+        live: int,
+        limit: int,
+        blockers: Sequence[Holder] = (),
+        *,
+        reason: str = "limit",
+        waited: float = 0.0,
     ) -> None:
         after = f" after {waited:.1f} s" if waited else ""
         super().__init__(
@@ -120,7 +136,9 @@ class StateUnusable(NecrocodeError):
     """The state directory as a whole cannot be worked with (owner, rights, file system, version)."""
 
     def __init__(self, path: str, reason: str, *, hint: str = "") -> None:
-        super().__init__(f"{path}: {reason}", hint=hint or "choose another directory with --state-dir or NECROCODE_STATE_DIR")
+        super().__init__(
+            f"{path}: {reason}", hint=hint or "choose another directory with --state-dir or NECROCODE_STATE_DIR"
+        )
         self.path, self.reason = path, reason
 
 
@@ -154,9 +172,13 @@ class PlaybookExecutionError(TaskFailed):
 class TaskTimeoutError(TaskFailed, TimeoutError):
     """A clock ran out after `elapsed` of `timeout` seconds; `partial_traces` is what was there by then."""
 
-    def __init__(self, elapsed: float = 0.0, timeout: float = 0.0, partial_traces: Any = None, *, task_id: str = "") -> None:
+    def __init__(
+        self, elapsed: float = 0.0, timeout: float = 0.0, partial_traces: Any = None, *, task_id: str = ""
+    ) -> None:
         super().__init__(
-            f"timed out after {elapsed:.1f} s (limit {timeout:g} s)", task_id=task_id, hint="raise the timeout or split the task"
+            f"timed out after {elapsed:.1f} s (limit {timeout:g} s)",
+            task_id=task_id,
+            hint="raise the timeout or split the task",
         )
         self.elapsed, self.timeout, self.partial_traces = elapsed, timeout, partial_traces
 
@@ -165,7 +187,9 @@ class WorkspaceKept(NecrocodeError):
     """A workspace was not removed, because `reason`; nothing in it was touched."""
 
     def __init__(self, path: str, reason: str) -> None:
-        super().__init__(f"{path} was kept: {reason}", hint="look at it, then `necrocode gc --force` or git worktree remove")
+        super().__init__(
+            f"{path} was kept: {reason}", hint="look at it, then `necrocode gc --force` or git worktree remove"
+        )
         self.path, self.reason = path, reason
 
 

@@ -59,12 +59,18 @@ class Request(NamedTuple):
     def checked(self) -> Request:
         """This request, or ConfigError for an id, limit, priority or timeout that cannot be meant."""
         checked_id(self.runner_id)
-        if self.limit is not None and (isinstance(self.limit, bool) or not isinstance(self.limit, int) or self.limit < 1):
-            raise ConfigError(f"a limit of {self.limit!r} is not possible", hint="give a whole number from 1, or None for no limit")
+        if self.limit is not None and (
+            isinstance(self.limit, bool) or not isinstance(self.limit, int) or self.limit < 1
+        ):
+            raise ConfigError(
+                f"a limit of {self.limit!r} is not possible", hint="give a whole number from 1, or None for no limit"
+            )
         if self.priority not in PRIORITIES:
             raise ConfigError(f"priority {self.priority!r} is out of range", hint="use -50 (last) to 49 (first)")
         if isinstance(self.heartbeat_timeout, bool) or not self.heartbeat_timeout > 0:
-            raise ConfigError(f"a heartbeat timeout of {self.heartbeat_timeout!r} is not possible", hint="give seconds > 0")
+            raise ConfigError(
+                f"a heartbeat timeout of {self.heartbeat_timeout!r} is not possible", hint="give seconds > 0"
+            )
         return self
 
 
@@ -126,7 +132,9 @@ class RunnerInstance(NamedTuple):
             last_heartbeat=datetime.fromisoformat(data["last_heartbeat"]).astimezone(UTC),
             files_locked=frozenset(map(_text, data.get("files_locked", ()))),
             branches_used=frozenset(map(_text, data.get("branches_used", ()))),
-            claims=tuple(Claim(_text(kind), _text(path), mode == "shared") for kind, path, mode in data.get("claims", ())),
+            claims=tuple(
+                Claim(_text(kind), _text(path), mode == "shared") for kind, path, mode in data.get("claims", ())
+            ),
             token=data.get("token"),
             waited_seconds=float(data.get("waited_seconds", 0.0)),
             limit=data.get("limit"),
@@ -169,7 +177,10 @@ class Holder(NamedTuple):
         what = str(self.claim) if self.claim else "a slot"
         verb = "is awaited ahead of you by" if self.state == "waiting" else "is held by"
         facts = [f"token {self.token}" if self.token else "", f"pid {self.pid}" if self.pid else ""]
-        facts += [f"since {self.since:%H:%M:%S} UTC" if self.since else "", "fenced, still alive" if self.state == "fenced" else ""]
+        facts += [
+            f"since {self.since:%H:%M:%S} UTC" if self.since else "",
+            "fenced, still alive" if self.state == "fenced" else "",
+        ]
         told = ", ".join(fact for fact in facts if fact)
         return f"{what} {verb} {self.runner_id}" + (f" ({told})" if told else "")
 

@@ -81,5 +81,7 @@ class Outcome(NamedTuple):
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Outcome:
         """The reverse; unknown keys are ignored. Raises KeyError or ValueError for what is no outcome."""
-        known = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items() if key in cls._fields}
+        known = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in data.items() if key in cls._fields
+        }
         return cls(**{**known, "task_id": data["task_id"], "status": Status(data["status"])})

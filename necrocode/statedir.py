@@ -23,7 +23,20 @@ FOLDERS = ("runners", "queue", "fenced", "live", "bells", "mutex", "events", "ru
 UNSHARED = os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
 """Flags of every open here: not inherited by other programs, never through a planted symbolic link."""
 
-_REMOTE = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "virtiofs", "fakeowner", "ceph", "afs", "fuse.sshfs", "glusterfs"}
+_REMOTE = {
+    "nfs",
+    "nfs4",
+    "cifs",
+    "smb3",
+    "smbfs",
+    "9p",
+    "virtiofs",
+    "fakeowner",
+    "ceph",
+    "afs",
+    "fuse.sshfs",
+    "glusterfs",
+}
 
 README = """\
 This directory coordinates necrocode's runners on this machine. Everything in it is a file you may read.
@@ -69,7 +82,8 @@ class StateDir:
     def __getattr__(self, name: str) -> Path:
         """`state.runners`, `state.queue`, ...: the folder of that name."""
         if name in FOLDERS:
-            return self.__dict__.setdefault(name, self.root / name)
+            folder: Path = self.__dict__.setdefault(name, self.root / name)
+            return folder
         raise AttributeError(name)
 
     @property
@@ -86,7 +100,9 @@ class StateDir:
         if not fresh and (self.root / "VERSION").exists():
             return
         if not fresh and not _is_ours(self.root):
-            raise StateUnusable(str(self.root), "holds other files and is no state directory", hint="name an empty or a new directory")
+            raise StateUnusable(
+                str(self.root), "holds other files and is no state directory", hint="name an empty or a new directory"
+            )
         refuse_remote(self.root)
         mode = stat.S_IMODE(os.stat(self.root).st_mode)
         for folder in FOLDERS:
@@ -100,7 +116,11 @@ class StateDir:
         found = os.stat(self.root)
         self.shared_by_group = bool(found.st_mode & stat.S_ISGID and found.st_mode & stat.S_IWGRP)
         if found.st_mode & stat.S_IWOTH or (found.st_mode & stat.S_IWGRP and not self.shared_by_group):
-            raise StateUnusable(str(self.root), f"others may write to it (mode {found.st_mode & 0o7777:o})", hint=f"chmod 700 {self.root}")
+            raise StateUnusable(
+                str(self.root),
+                f"others may write to it (mode {found.st_mode & 0o7777:o})",
+                hint=f"chmod 700 {self.root}",
+            )
         if found.st_uid != os.geteuid() and not self.shared_by_group:
             raise StateUnusable(str(self.root), f"it belongs to user {found.st_uid}, you are {os.geteuid()}")
         if not os.access(self.root, os.W_OK | os.X_OK):
@@ -116,7 +136,11 @@ class StateDir:
         path = self.root / "VERSION"
         text = path.read_text(errors="replace").strip()
         if not text.isdigit():
-            raise StateUnusable(str(path), f"is not a format number: {text[:40]!r}", hint=f"write {FORMAT} into it if you know that it is right")
+            raise StateUnusable(
+                str(path),
+                f"is not a format number: {text[:40]!r}",
+                hint=f"write {FORMAT} into it if you know that it is right",
+            )
         return int(text)
 
     def write(self, path: Path, data: bytes, *, durable: bool = False) -> None:
@@ -230,7 +254,11 @@ def flock(descriptor: int, operation: int) -> None:
         raise
     except OSError as error:
         if error.errno in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP):
-            raise StateUnusable(f"descriptor {descriptor}", "this file system has no flock", hint="put the state directory on a local disk") from error
+            raise StateUnusable(
+                f"descriptor {descriptor}",
+                "this file system has no flock",
+                hint="put the state directory on a local disk",
+            ) from error
         raise
 
 

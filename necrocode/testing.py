@@ -1,4 +1,4 @@
-"""For those who embed necrocode and for its own tests: the checker of the protocol's invariants, and waiting for facts."""
+"""For embedders and for our own tests: the checker of the protocol's invariants, and waiting for facts."""
 
 from __future__ import annotations
 
@@ -114,7 +114,9 @@ class _State:
 
     def _held(self) -> list[tuple[str, tuple[Claim, ...]]]:
         running = [(name.runner_id, record.claims) for name, record in self.running.values()]
-        fenced = [(name.runner_id, tuple(c for c in record.claims if c.sticky)) for name, record in self.fenced.values()]
+        fenced = [
+            (name.runner_id, tuple(c for c in record.claims if c.sticky)) for name, record in self.fenced.values()
+        ]
         return running + fenced
 
     def _check_tokens(self) -> None:

@@ -19,10 +19,19 @@ from necrocode.lease import Lease, Request, RunnerInstance
 from necrocode.ledger import lifeline, waiting
 from necrocode.ledger.gate import Gate, reset_after_fork
 from necrocode.ledger.operations import Operations
-from necrocode.ledger.records import _BROKEN, Book, LeaseName, QueueName, parse_record, read_terms, record_of, standing_of
+from necrocode.ledger.records import (
+    _BROKEN,
+    Book,
+    LeaseName,
+    QueueName,
+    parse_record,
+    read_terms,
+    record_of,
+    standing_of,
+)
 from necrocode.ledger.snapshot import Snapshot, take
 from necrocode.liveness import Observer, Seen
-from necrocode.statedir import StateDir, put, read, told, to_json
+from necrocode.statedir import StateDir, put, read, to_json, told
 
 _LITTER_AGE = 60.0
 """Seconds after which an unlocked file in tmp/ is taken for what a dead process left."""
@@ -35,7 +44,9 @@ _ledgers: weakref.WeakSet[FileLedger] = weakref.WeakSet()
 class FileLedger(Operations):
     """The ledger of one state directory. Cheap to make; any number of processes and threads may use one each."""
 
-    def __init__(self, state: StateDir | str | os.PathLike[str] | None = None, *, patience: float = 10.0, on_stale: str = "fence") -> None:
+    def __init__(
+        self, state: StateDir | str | os.PathLike[str] | None = None, *, patience: float = 10.0, on_stale: str = "fence"
+    ) -> None:
         self.state = state if isinstance(state, StateDir) else StateDir(state)
         self.on_stale = on_stale
         self._door = Gate(self.state, patience)
@@ -63,7 +74,10 @@ class FileLedger(Operations):
         """A snapshot now, and again whenever something has changed; looks every `every` seconds."""
         last: tuple[Any, ...] | None = None
         while True:
-            now = (self._door.peek(), *(os.stat(self.state.root / f).st_mtime_ns for f in ("runners", "queue", "fenced")))
+            now = (
+                self._door.peek(),
+                *(os.stat(self.state.root / f).st_mtime_ns for f in ("runners", "queue", "fenced")),
+            )
             if now != last:
                 yield self.snapshot()
                 last = now
@@ -74,12 +88,13 @@ class FileLedger(Operations):
         lease = _leases.get((str(self.state.root), runner_id))
         return lease if lease and lease.pid == os.getpid() else None
 
-    def configure(self, *, limit: int | None | str = "keep", quotas: dict[str, int] | None = None) -> None:
+    def configure(self, *, limit: int | str | None = "keep", quotas: dict[str, int] | None = None) -> None:
         """Change the host's terms; holders stay, those who now fit are admitted at once."""
         with self._gate("configure"):
             known, known_quotas = read_terms(self.state.root / "config.json")
-            terms = {"schema": 1, "limit": known if limit == "keep" else limit, "quotas": known_quotas if quotas is None else quotas}
-            Request("terms", limit=terms["limit"]).checked()
+            chosen = known if isinstance(limit, str) else limit
+            Request("terms", limit=chosen).checked()
+            terms = {"schema": 1, "limit": chosen, "quotas": known_quotas if quotas is None else quotas}
             self.state.write(self.state.root / "config.json", to_json(terms), durable=True)
             self._book.sync()
             self._schedule()

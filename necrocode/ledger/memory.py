@@ -23,7 +23,13 @@ class MemoryLedger(Operations):
 
     `tell` is called with every event, after the gate."""
 
-    def __init__(self, limit: int | None = None, quotas: dict[str, int] | None = None, *, tell: Callable[[Event], None] | None = None) -> None:
+    def __init__(
+        self,
+        limit: int | None = None,
+        quotas: dict[str, int] | None = None,
+        *,
+        tell: Callable[[Event], None] | None = None,
+    ) -> None:
         self.view = View(limit, quotas)
         self._lock = threading.RLock()
         self._counter = 0
@@ -37,7 +43,7 @@ class MemoryLedger(Operations):
     def find(self, runner_id: str) -> Lease | None:
         return self._handles.get(runner_id)
 
-    def configure(self, *, limit: int | None | str = "keep", quotas: dict[str, int] | None = None) -> None:
+    def configure(self, *, limit: int | str | None = "keep", quotas: dict[str, int] | None = None) -> None:
         """Change the terms; holders stay, those who now fit are admitted at once."""
         with self._gate("configure"):
             if not isinstance(limit, str):
@@ -76,7 +82,14 @@ class MemoryLedger(Operations):
     def _stand(self, record: RunnerInstance, token: int, revision: int = 0) -> Standing:
         user = record.holder.user if record.holder else ""
         standing = Standing(
-            record.runner_id, record.claims, token, revision, record.spec_name, user, record.slot, timeout=record.heartbeat_timeout
+            record.runner_id,
+            record.claims,
+            token,
+            revision,
+            record.spec_name,
+            user,
+            record.slot,
+            timeout=record.heartbeat_timeout,
         )
         self._records[record.runner_id] = record
         self.view.stand(standing)
@@ -154,5 +167,3 @@ class MemoryLedger(Operations):
         if self._listener:
             for event in told:
                 self._listener(event)
-
-

@@ -20,7 +20,6 @@ from necrocode.errors import Deadlock, LeaseLost, Refused, ResourceConflictError
 from necrocode.lease import Holder, Lease, Request, RunnerInstance
 from necrocode.liveness import Seen
 
-
 _TOLD_IN_FULL = 32
 """Blockers of one refusal whose records are read for their facts; of the rest the id and token are told."""
 
@@ -121,7 +120,13 @@ class Operations(ABC):
         return lease
 
     def claim(
-        self, lease: Lease, claims: Iterable[Claim] = (), *, drop: Iterable[Claim] = (), wait: bool = False, timeout: float | None = None
+        self,
+        lease: Lease,
+        claims: Iterable[Claim] = (),
+        *,
+        drop: Iterable[Claim] = (),
+        wait: bool = False,
+        timeout: float | None = None,
     ) -> None:
         """Add claims to a lease, all or none, and give back those of `drop`, in one step.
 
@@ -276,7 +281,14 @@ class Operations(ABC):
         for waiter in [w for w in self.view.waiting.values() if w.runner_id == standing.runner_id]:
             self._drop(waiter)
             self._wake(waiter.runner_id)
-        self._tell("lease.fenced", standing.runner_id, token=standing.token, silent=silent, live=self.view.live, **_whom(record))
+        self._tell(
+            "lease.fenced",
+            standing.runner_id,
+            token=standing.token,
+            silent=silent,
+            live=self.view.live,
+            **_whom(record),
+        )
 
     def _schedule(self) -> None:
         """Give to those in the queue what they can have now."""
@@ -353,7 +365,9 @@ class Operations(ABC):
                 raise LeaseLost(lease.runner_id, ours=lease.token, found=None)
             lease.token = standing.token
             now = datetime.now(UTC)
-            lease.record = lease.record._replace(token=lease.token, waited_seconds=waited, start_time=now, last_heartbeat=now)
+            lease.record = lease.record._replace(
+                token=lease.token, waited_seconds=waited, start_time=now, last_heartbeat=now
+            )
             lease.revision = self._rewrite(standing, lease.record).revision
             self._tell_granted(lease.record, standing.token, waited)
 
@@ -411,7 +425,13 @@ class Operations(ABC):
 
     def _tell_granted(self, record: RunnerInstance, token: int, waited: float) -> None:
         limits = [limit for limit in (record.limit, self.view.limit) if limit is not None]
-        facts = {"token": token, "waited": round(waited, 6), "live": self.view.live, "limit": min(limits, default=None), "slot": record.slot}
+        facts = {
+            "token": token,
+            "waited": round(waited, 6),
+            "live": self.view.live,
+            "limit": min(limits, default=None),
+            "slot": record.slot,
+        }
         self._tell("lease.granted", record.runner_id, **facts, **_whom(record))
 
     def _tell_released(self, lease: Lease) -> None:
@@ -427,7 +447,9 @@ class Operations(ABC):
         pairs = enumerate(sorted(found.blockers.items()))
         holders = tuple(self._holder(one, pair, told=at < _TOLD_IN_FULL) for at, (one, pair) in pairs)
         if found.reason in ("limit", "quota"):
-            return ResourceLimitError(waiter.runner_id, found.live, found.limit, holders, reason=found.reason, waited=waited)
+            return ResourceLimitError(
+                waiter.runner_id, found.live, found.limit, holders, reason=found.reason, waited=waited
+            )
         return ResourceConflictError(waiter.runner_id, holders, reason=found.reason, waited=waited)
 
     def _holder(self, runner_id: str, pair: tuple[Claim, Claim] | None, *, told: bool = True) -> Holder:

@@ -14,8 +14,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from necrocode.admission import Standing, View, Waiter, Wish
 from necrocode import process
+from necrocode.admission import Standing, View, Waiter, Wish
+from necrocode.errors import StateUnreadable
 from necrocode.lease import SCHEMA, Request, RunnerInstance
 from necrocode.statedir import StateDir, read, read_json
 
@@ -145,7 +146,11 @@ class Book:
     def _forget_lease(self, folder: str, file_name: str) -> None:
         name = self._leases[folder].pop(file_name)
         standing = self.view.standing.get(name.runner_id)
-        if standing and (standing.token, standing.revision, standing.fenced) == (name.token, name.revision, folder == "fenced"):
+        if standing and (standing.token, standing.revision, standing.fenced) == (
+            name.token,
+            name.revision,
+            folder == "fenced",
+        ):
             self.view.leave(name.runner_id)
 
     def _learn_lease(self, folder: str, file_name: str) -> None:
@@ -174,7 +179,12 @@ class Book:
     def _enter(self, folder: str, name: LeaseName, standing: Standing) -> None:
         """Two revisions of one lease are left when a writer died between its two steps: the higher one counts."""
         other = self.view.standing.get(name.runner_id)
-        if other and folder == "runners" and not other.fenced and (other.token, other.revision) > (name.token, name.revision):
+        if (
+            other
+            and folder == "runners"
+            and not other.fenced
+            and (other.token, other.revision) > (name.token, name.revision)
+        ):
             return self._unlink_lease(name)
         self.view.stand(standing)
         if other and folder == "runners" and not other.fenced:
@@ -201,7 +211,9 @@ class Book:
             name = QueueName.parse(file_name)
         except ValueError as error:
             return self._set_aside(path, error)
-        waiter = Waiter(name.runner_id, name.ticket, name.priority, adding=name.adding, read=lambda: self._read_wish(path))
+        waiter = Waiter(
+            name.runner_id, name.ticket, name.priority, adding=name.adding, read=lambda: self._read_wish(path)
+        )
         self.add_waiter(waiter)
         return None
 
@@ -238,14 +250,14 @@ class Book:
 
 def read_terms(path: Path) -> tuple[int | None, dict[str, int]]:
     """The host's limit and quotas. Raises StateUnreadable for a config.json that is not one."""
-    from necrocode.errors import StateUnreadable
-
     try:
         value: Any = read_json(path)
     except FileNotFoundError:
         return None, {}
-    limit, quotas = (value.get("limit"), value.get("quotas", {})) if isinstance(value, dict) else ("?", {})
+    limit: Any = value.get("limit") if isinstance(value, dict) else "?"
+    quotas: Any = value.get("quotas", {}) if isinstance(value, dict) else {}
     counts = [*quotas.values(), *([] if limit is None else [limit])] if isinstance(quotas, dict) else ["?"]
     if not all(isinstance(count, int) and not isinstance(count, bool) and count >= 1 for count in counts):
-        raise StateUnreadable(str(path), 'must be {"limit": null or a number from 1, "quotas": {"spec:NAME": number, ...}}')
+        wanted = '{"limit": null or a number from 1, "quotas": {"spec:NAME": number, ...}}'
+        raise StateUnreadable(str(path), f"must be {wanted}")
     return limit, quotas

@@ -6,8 +6,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from necrocode import admission
 from necrocode.admission import Obstacle, View, Waiter
@@ -66,11 +65,16 @@ class Snapshot(NamedTuple):
     @property
     def undone(self) -> bool:
         """Whether a sweep would change something."""
-        gone = any(s.liveness == Liveness.DEAD or (s.liveness == Liveness.SILENT and s.state == "running") for s in self.runners)
+        gone = any(
+            s.liveness == Liveness.DEAD or (s.liveness == Liveness.SILENT and s.state == "running")
+            for s in self.runners
+        )
         return gone or any(waiter.liveness == Liveness.DEAD for waiter in self.waiting)
 
 
-def take(state: StateDir, limit: int | None, quotas: Mapping[str, int], peek: Callable[[], tuple[bool, int]]) -> Snapshot:
+def take(
+    state: StateDir, limit: int | None, quotas: Mapping[str, int], peek: Callable[[], tuple[bool, int]]
+) -> Snapshot:
     """Read until nothing moved meanwhile, at most five times."""
     for _ in range(_TRIES):
         before = peek()
@@ -98,14 +102,28 @@ def _look_around(state: StateDir, limit: int | None, quotas: Mapping[str, int]) 
             records[name.runner_id] = record
             view.stand(standing_of(name, record, fenced=folder == "fenced"))
     waiters = _waiters(state, view, records, unreadable)
-    return Snapshot(False, limit, quotas, tuple(sightings.values()), tuple(_judged(state, view, records, waiters)), tuple(unreadable))
+    return Snapshot(
+        False,
+        limit,
+        quotas,
+        tuple(sightings.values()),
+        tuple(_judged(state, view, records, waiters)),
+        tuple(unreadable),
+    )
 
 
 def _sighting(state: StateDir, name: LeaseName, record: RunnerInstance, folder: str) -> Sighting:
     seen = lifeline.look(state.live / name.runner_id, time.monotonic())
     verdict = judge(seen, record.heartbeat_timeout)
     running = "running" if folder == "runners" else "fenced"
-    return Sighting(_with_heartbeat(record, seen)._replace(token=name.token), name.token, verdict, running, seen.silent, seen.publishing is not None)
+    return Sighting(
+        _with_heartbeat(record, seen)._replace(token=name.token),
+        name.token,
+        verdict,
+        running,
+        seen.silent,
+        seen.publishing is not None,
+    )
 
 
 def _with_heartbeat(record: RunnerInstance, seen: Seen) -> RunnerInstance:
@@ -114,7 +132,9 @@ def _with_heartbeat(record: RunnerInstance, seen: Seen) -> RunnerInstance:
     return record._replace(last_heartbeat=datetime.now(UTC) - timedelta(seconds=max(0.0, seen.silent)))
 
 
-def _waiters(state: StateDir, view: View, records: dict[str, RunnerInstance], unreadable: list[str]) -> list[tuple[Waiter, RunnerInstance]]:
+def _waiters(
+    state: StateDir, view: View, records: dict[str, RunnerInstance], unreadable: list[str]
+) -> list[tuple[Waiter, RunnerInstance]]:
     found = []
     for file_name in sorted(os.listdir(state.queue)):
         try:
@@ -125,19 +145,25 @@ def _waiters(state: StateDir, view: View, records: dict[str, RunnerInstance], un
         except (OSError, *_BROKEN):
             unreadable.append(f"queue/{file_name}")
             continue
-        waiter = Waiter(name.runner_id, name.ticket, name.priority, adding=name.adding, read=lambda record=record: wish_of(record))  # type: ignore[misc]
+        read_wish = partial(wish_of, record)
+        waiter = Waiter(name.runner_id, name.ticket, name.priority, adding=name.adding, read=read_wish)
         view.waiting[waiter.key] = waiter
         records.setdefault(name.runner_id, record)
         found.append((waiter, record))
     return found
 
 
-def _judged(state: StateDir, view: View, records: Mapping[str, RunnerInstance], waiters: list[tuple[Waiter, RunnerInstance]]) -> list[Waiting]:
+def _judged(
+    state: StateDir, view: View, records: Mapping[str, RunnerInstance], waiters: list[tuple[Waiter, RunnerInstance]]
+) -> list[Waiting]:
     judged = []
     for position, (waiter, record) in enumerate(waiters, 1):
         found = admission.obstacle(view, waiter, view.ahead_of(waiter)) or Obstacle("turn", {})
         held = lifeline.is_held(state.live / waiter.runner_id)
-        holders = tuple(admission.holder_of(one, pair, view.standing.get(one), records.get(one)) for one, pair in sorted(found.blockers.items()))
+        holders = tuple(
+            admission.holder_of(one, pair, view.standing.get(one), records.get(one))
+            for one, pair in sorted(found.blockers.items())
+        )
         verdict = Liveness.ALIVE if held else Liveness.DEAD
         judged.append(Waiting(record, position, waiter.adding, verdict, found.reason, holders, found.live, found.limit))
     return judged
