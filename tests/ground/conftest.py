@@ -1,0 +1,45 @@
+"""What the ground tests stand on: real repositories, made with plain git, away from the user's settings."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+
+def sh(*argv: str, cwd: Path, **env: str) -> str:
+    """Run a command as the tests' own hand, not necrocode's; its output."""
+    done = subprocess.run(argv, cwd=cwd, env={**os.environ, **env}, capture_output=True, check=False)
+    assert done.returncode == 0, (argv, done.stdout, done.stderr)
+    return os.fsdecode(done.stdout).removesuffix("\n")
+
+
+@pytest.fixture(autouse=True)
+def _own_git_settings(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path_factory.mktemp("home")
+    (home / ".gitconfig").write_text(
+        "[user]\n\tname = Ada\n\temail = ada@example.org\n[init]\n\tdefaultBranch = main\n[gc]\n\tauto = 0\n"
+    )
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(home / ".config"))
+    for name in [name for name in os.environ if name.startswith("GIT_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """A repository with two commits on `main`: README.md, src/a.py, src/b.py, and a .gitignore with *.log, .env."""
+    root = tmp_path / "repo"
+    (root / "src").mkdir(parents=True)
+    sh("git", "init", "-q", "-b", "main", cwd=root)
+    (root / "README.md").write_text("one\n")
+    (root / ".gitignore").write_text("*.log\n.env\nnode_modules/\n")
+    sh("git", "add", "-A", cwd=root)
+    sh("git", "commit", "-qm", "first", cwd=root)
+    (root / "src" / "a.py").write_text("a = 1\n" * 20)
+    (root / "src" / "b.py").write_text("b = 1\n" * 20)
+    sh("git", "add", "-A", cwd=root)
+    sh("git", "commit", "-qm", "second", cwd=root)
+    return root
