@@ -1,0 +1,83 @@
+"""Real runner processes for the tests of the S2 face."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import necrocode
+
+WORKER = Path(__file__).with_name("s2_worker.py")
+
+
+class Runner:
+    """One process with a ParallelCoordinator of its own; `ask` starts a call, `answer` waits for its result."""
+
+    def __init__(self, state: Path, env: dict[str, str] | None = None, **settings: Any) -> None:
+        arguments = json.dumps({"coordination_dir": str(state), **settings})
+        path = {"PYTHONPATH": str(Path(necrocode.__file__).parents[1])}
+        self.process = subprocess.Popen(
+            [sys.executable, str(WORKER), arguments],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **path, **(env or {})},
+        )  # fmt: skip
+
+    def ask(self, do: str, *args: Any, **kwargs: Any) -> None:
+        assert self.process.stdin
+        self.process.stdin.write(json.dumps({"do": do, "args": args, "kwargs": kwargs}, default=str) + "\n")
+        self.process.stdin.flush()
+
+    def answer(self) -> Any:
+        assert self.process.stdout
+        answer = json.loads(self.process.stdout.readline())
+        if "error" in answer:
+            raise Told(answer["error"], answer["text"])
+        return answer["value"]
+
+    def call(self, do: str, *args: Any, **kwargs: Any) -> Any:
+        self.ask(do, *args, **kwargs)
+        return self.answer()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def end(self) -> None:
+        assert self.process.stdin and self.process.stdout
+        self.process.stdin.close()
+        self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+
+
+class Told(Exception):
+    """What a call in another process raised."""
+
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(f"{kind}: {text}")
+        self.kind = kind
+
+
+@contextmanager
+def runners(count: int, state: Path, **settings: Any) -> Iterator[list[Runner]]:
+    """So many processes on one state directory, all ready; ended afterwards."""
+    started = [Runner(state, **settings) for _ in range(count)]
+    try:
+        for one in started:
+            one.call("get_concurrent_count")
+        yield started
+    finally:
+        for one in started:
+            one.end()
+
+
+def race(contenders: list[Runner], calls: list[tuple[Any, ...]]) -> list[Any]:
+    """Each process makes its call at once; the answers in their order."""
+    for one, call in zip(contenders, calls, strict=True):
+        one.ask(*call)
+    return [one.answer() for one in contenders]

@@ -1,0 +1,636 @@
+"""The coordinator and the context of S2: what the document's own tests assert, and what its prose promises."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import signal
+import threading
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from s2_runners import Runner, Told, race, runners
+
+from necrocode.agent_runner import (
+    ParallelCoordinator,
+    ParallelExecutionContext,
+    ResourceConflictError,
+    ResourceLimitError,
+    RunnerInstance,
+)
+from necrocode.agent_runner.estimate import expected_wait
+from necrocode.errors import ConfigError, LeaseLost
+from necrocode.testing import check, wait_for
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    return tmp_path / "coordination"
+
+
+@pytest.fixture
+def coordinator(state: Path):
+    made = ParallelCoordinator(state, max_parallel_runners=3)
+    yield made
+    let_go(made)
+    assert check(state)
+
+
+def let_go(coordinator: ParallelCoordinator) -> None:
+    """Free what the test left registered: leases belong to this process, not to the test."""
+    logging.getLogger("necrocode").setLevel(logging.ERROR)
+    for seen in coordinator.ledger.snapshot().runners:
+        coordinator.unregister_runner(seen.record.runner_id)
+    logging.getLogger("necrocode").setLevel(logging.NOTSET)
+
+
+def add(coordinator: ParallelCoordinator, number: int, **more) -> bool:
+    return coordinator.register_runner(
+        f"runner-{number}", f"task-{number}", "spec", Path(f"/tmp/workspace{number}"), **more
+    )
+
+
+# ---- what the document's own tests assert (numbers as in its list)
+
+
+def test_01_registers_one(coordinator):
+    """S2-12: register one, count 1."""
+    assert add(coordinator, 1) is True
+    assert coordinator.get_concurrent_count() == 1
+
+
+def test_02_registers_three(coordinator):
+    assert [add(coordinator, n) for n in (1, 2, 3)] == [True, True, True]
+    assert coordinator.get_concurrent_count() == 3
+
+
+def test_03_and_18_the_fourth_of_three_is_refused(coordinator):
+    """S2-07: the limit is hard, and the count stays."""
+    for number in (1, 2, 3):
+        add(coordinator, number)
+    assert add(coordinator, 4) is False
+    assert coordinator.get_concurrent_count() == 3
+
+
+def test_04_unregistering_frees_the_slot(coordinator):
+    """S2-12: unregister frees slot, work space, files and branches."""
+    add(coordinator, 1, files=["a.py"], branches=["b"])
+    coordinator.unregister_runner("runner-1")
+    assert coordinator.get_concurrent_count() == 0
+    assert coordinator.register_runner("runner-2", "t", "s", "/tmp/workspace1", ["a.py"], ["b"])
+
+
+def test_05_file_conflicts_name_file_and_holder(coordinator):
+    """S2-03: in the printed format."""
+    add(coordinator, 1), add(coordinator, 2)
+    coordinator.update_resources("runner-1", files={"main.py", "utils.py"})
+    found = coordinator.detect_conflicts("runner-2", files={"main.py", "config.py"})
+    assert found == ["File conflict with runner runner-1: main.py"]
+
+
+def test_06_and_20_branch_conflicts_name_branch_and_holder(coordinator):
+    """S2-04: in the printed format; files first, then branches."""
+    add(coordinator, 1), add(coordinator, 2)
+    coordinator.update_resources("runner-1", files=["b.py", "a.py"], branches=["feature/task-1"])
+    assert coordinator.detect_conflicts("runner-2", files=["a.py", "b.py"], branches=["feature/task-1"]) == [
+        "File conflict with runner runner-1: a.py, b.py",
+        "Branch conflict with runner runner-1: feature/task-1",
+    ]
+
+
+def test_07_other_files_and_branches_are_no_conflict(coordinator):
+    add(coordinator, 1), add(coordinator, 2)
+    coordinator.update_resources("runner-1", files=["main.py"], branches=["feature/task-1"])
+    assert coordinator.detect_conflicts("runner-2", files=["other.py"], branches=["feature/task-2"]) == []
+
+
+def test_08_one_workspace_one_runner(coordinator):
+    """S2-02: a second runner in the work space is refused, with holder and reason."""
+    add(coordinator, 1)
+    refused = coordinator.try_register("runner-2", "t", "s", "/tmp/workspace1")
+    assert (refused.granted, refused.reason) == (False, "workspace")
+    assert not refused
+    assert [holder.runner_id for holder in refused.holders] == ["runner-1"]
+    assert refused.holders[0].since is not None
+    assert coordinator.detect_conflicts("runner-9", workspace_path="/tmp/workspace1/nested") == [
+        "Workspace conflict with runner runner-1: /tmp/workspace1/nested"
+    ]
+
+
+def test_09_a_heartbeat_keeps_a_runner(coordinator):
+    add(coordinator, 1)
+    coordinator.update_heartbeat("runner-1")
+    assert coordinator.get_concurrent_count() == 1
+
+
+def test_10_a_silent_runner_is_not_counted(state):
+    """S2-13, S2-42: removed by whoever looks, and it learns of it (S2-57)."""
+    coordinator = ParallelCoordinator(state, heartbeat_timeout_seconds=0.05)
+    add(coordinator, 1)
+    wait_for(lambda: coordinator.get_concurrent_count() == 0)
+    with pytest.raises(LeaseLost):
+        coordinator.update_heartbeat("runner-1")
+    with pytest.raises(LeaseLost):
+        coordinator.update_resources("runner-1", files=["a.py"])
+    assert add(coordinator, 1), "its own process may register it anew"
+    let_go(coordinator)
+
+
+def test_11_12_and_19_wait_time(coordinator):
+    """S2-36: 0.0 below the limit, more than 0 at it; infinite as long as nothing is known."""
+    assert add(coordinator, 1)
+    assert coordinator.get_wait_time() == 0.0
+    add(coordinator, 2), add(coordinator, 3)
+    assert coordinator.get_wait_time() == math.inf
+
+
+def test_13_status(coordinator):
+    """S2-37: active, max, and per runner id, task, spec and elapsed seconds."""
+    add(coordinator, 1), add(coordinator, 2)
+    status = coordinator.get_status()
+    assert (status["active_runners"], status["max_parallel_runners"]) == (2, 3)
+    assert [runner["runner_id"] for runner in status["runners"]] == ["runner-1", "runner-2"]
+    first = status["runners"][0]
+    assert (first["task_id"], first["spec_name"]) == ("task-1", "spec")
+    assert 0 <= first["elapsed_seconds"] < 60
+    json.dumps(status)
+
+
+def test_14_the_context_registers_and_unregisters(coordinator):
+    """S2-15."""
+    with ParallelExecutionContext(coordinator, "runner-1", "t", "s", Path("/tmp/workspace1")) as context:
+        assert coordinator.get_concurrent_count() == 1
+        assert context.token > 0
+        assert context.waited == 0.0
+        context.update_heartbeat_if_needed()
+    assert coordinator.get_concurrent_count() == 0
+
+
+def test_15_the_context_at_the_limit_raises(coordinator):
+    """S2-18: the body does not run, nothing is left."""
+    for number in (1, 2, 3):
+        add(coordinator, number)
+    context = ParallelExecutionContext(coordinator, "runner-4", "t", "s", Path("/tmp/workspace4"))
+    with pytest.raises(RuntimeError) as raised, context:
+        pytest.fail("the body ran")
+    assert isinstance(raised.value, ResourceLimitError)
+    assert (raised.value.live, raised.value.limit) == (3, 3)
+    assert coordinator.get_concurrent_count() == 3
+    assert not [name for name in os.listdir(coordinator.coordination_dir / "live") if "runner-4" in name]
+
+
+def test_16_five_threads_at_a_limit_of_three(coordinator):
+    """S2-38: threads that share one object."""
+    granted = in_threads(5, lambda number: add(coordinator, number))
+    assert sorted(granted) == [False, False, True, True, True]
+    assert coordinator.get_concurrent_count() == 3
+
+
+def test_17_heartbeats_from_threads(coordinator):
+    for number in (1, 2, 3):
+        add(coordinator, number)
+    in_threads(3, lambda number: [coordinator.update_heartbeat(f"runner-{number + 1}") for _ in range(10)])
+    assert coordinator.get_concurrent_count() == 3
+
+
+def test_28_registering_is_fast(coordinator):
+    """S2-50: register and unregister take less than 10 ms on average."""
+    started = time.monotonic()
+    for number in range(50):
+        add(coordinator, number)
+        coordinator.unregister_runner(f"runner-{number}")
+    assert (time.monotonic() - started) / 50 < 0.010
+
+
+def in_threads(count: int, work):
+    answers: list = [None] * count
+    barrier = threading.Barrier(count)
+
+    def run(number: int) -> None:
+        barrier.wait()
+        answers[number] = work(number)
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return answers
+
+
+# ---- refusals, and claiming in one step
+
+
+def test_a_refusal_says_why(coordinator):
+    """Limit, workspace, branch, file and duplicate id are told apart."""
+    add(coordinator, 1, files=["a.py"], branches=["fix"])
+
+    def reason(number: int, workspace: str, **more) -> str | None:
+        return coordinator.try_register(f"runner-{number}", "t", "s", workspace, **more).reason
+
+    assert reason(1, "/tmp/elsewhere") == "duplicate"
+    assert reason(2, "/tmp/workspace1") == "workspace"
+    assert reason(2, "/tmp/workspace2", files=["a.py"]) == "file"
+    assert reason(2, "/tmp/workspace2", branches=["fix"]) == "branch"
+    add(coordinator, 2), add(coordinator, 3)
+    assert reason(4, "/tmp/workspace4") == "limit"
+
+
+def test_update_resources_replaces_each_given_kind(coordinator):
+    """S2-29: and keeps the other; a conflict refuses and changes nothing."""
+    add(coordinator, 1, files=["a.py"], branches=["one"])
+    coordinator.update_resources("runner-1", files=["b.py", "c.py"])
+    (record,) = coordinator.get_runners()
+    assert (record.files_locked, record.branches_used) == ({"b.py", "c.py"}, {"one"})
+    add(coordinator, 2, files=["a.py"])
+    with pytest.raises(ResourceConflictError) as raised:
+        coordinator.update_resources("runner-2", files=["c.py", "d.py"])
+    assert "runner-1" in raised.value.conflicts[0]
+    assert coordinator.get_runners()[1].files_locked == {"a.py"}
+    assert coordinator.register_runner("runner-3", "t", "s", "/tmp/workspace3", files=["d.py"])
+
+
+def test_update_resources_of_nobody(coordinator):
+    """A claim that was not made is never passed over in silence; a heartbeat of nobody is only logged."""
+    with pytest.raises(LeaseLost):
+        coordinator.update_resources("nobody", files=["a.py"])
+    coordinator.update_heartbeat("nobody")
+    coordinator.unregister_runner("nobody")
+
+
+def test_warn_goes_on_without_the_claim(state, caplog):
+    """S2-45, S2-54: a warning in the log, and the rest is claimed; a work space refuses all the same."""
+    coordinator = ParallelCoordinator(state, on_conflict="warn")
+    add(coordinator, 1, files=["a.py", "b.py"], branches=["one"])
+    assert add(coordinator, 2, files=["a.py", "c.py"], branches=["one"])
+    assert coordinator.get_runners()[1].files_locked == {"c.py"}
+    assert "runner-1" in caplog.text
+    coordinator.update_resources("runner-2", files=["b.py", "d.py"])
+    assert coordinator.get_runners()[1].files_locked == {"d.py"}
+    assert not coordinator.register_runner("runner-3", "t", "s", "/tmp/workspace1")
+    let_go(coordinator)
+
+
+def test_wait_is_granted_when_the_holder_leaves(coordinator, state):
+    """S2-54: `on_conflict="wait"` waits for the claim, and says how long it took."""
+    with runners(1, state) as (other,):
+        assert other.call("register_runner", "other", "t", "s", "/tmp/other", ["a.py"])
+        threading.Timer(0.1, other.call, ("unregister_runner", "other")).start()
+        found = coordinator.try_register(
+            "runner-1", "t", "s", "/tmp/workspace1", files=["a.py"], on_conflict="wait", timeout=20
+        )
+        assert found.granted
+        assert found.waited > 0
+
+
+def test_waiting_ends_with_its_timeout(coordinator):
+    """A refusal after waiting carries how long."""
+    add(coordinator, 1, files=["a.py"])
+    refused = coordinator.try_register("runner-2", "t", "s", "/tmp/w2", files=["a.py"], wait=True, timeout=0.05)
+    assert (refused.granted, refused.reason) == (False, "file")
+    assert refused.waited >= 0.05
+
+
+@pytest.mark.parametrize("bad", ["../evil", "", "a/b", ".hidden", "x" * 129, "a\0b"])
+def test_bad_ids_are_refused_and_write_nothing(coordinator, state, bad):
+    before = sorted(path for path in state.rglob("*") if path.name != "lock")
+    with pytest.raises(ConfigError):
+        coordinator.register_runner(bad, "t", "s", "/tmp/w")
+    assert sorted(path for path in state.rglob("*") if path.name != "lock") == before
+    assert not (state.parent / "evil.json").exists()
+
+
+@pytest.mark.parametrize("limit", [0, -1, True, "3", 1.5])
+def test_impossible_limits_are_refused(state, limit):
+    """S2-34."""
+    with pytest.raises(ConfigError):
+        ParallelCoordinator(state, max_parallel_runners=limit)
+
+
+def test_the_directory_may_be_text(state):
+    coordinator = ParallelCoordinator(str(state), max_parallel_runners=1)
+    assert add(coordinator, 1)
+    let_go(coordinator)
+
+
+def test_two_objects_in_one_process_see_the_same(coordinator, state):
+    """Leases belong to the process, not to the object."""
+    add(coordinator, 1)
+    other = ParallelCoordinator(state, max_parallel_runners=3)
+    other.update_heartbeat("runner-1")
+    other.unregister_runner("runner-1")
+    assert coordinator.get_concurrent_count() == 0
+
+
+# ---- one file per runner
+
+
+def test_one_readable_file_per_runner(coordinator, state):
+    """S2-14, S2-41: a flat object with the document's fields, times in UTC."""
+    add(coordinator, 1, files=["a.py"], branches=["b"])
+    (path,) = (state / "runners").glob("*.json")
+    text = path.read_text()
+    record = json.loads(text)
+    assert text.count("\n") > 8, "cat is the debugger"
+    assert record["runner_id"] == "runner-1"
+    assert record["task_id"] == "task-1"
+    assert record["spec_name"] == "spec"
+    assert record["workspace_path"] == "/tmp/workspace1"
+    assert (record["files_locked"], record["branches_used"]) == (["a.py"], ["b"])
+    for key in ("start_time", "last_heartbeat"):
+        assert datetime.fromisoformat(record[key]).utcoffset() == datetime.now(UTC).utcoffset()
+    assert {"schema", "pid", "start_ticks", "boot_id", "host", "user", "token"} <= set(record)
+    assert RunnerInstance.from_dict(record).to_dict() == record
+
+
+# ---- spellings of one place
+
+
+@pytest.mark.parametrize("spelling", ["{}/", "{}/.", "{}/x/..", "{}/nested", "{}/..", "{}-link"])
+def test_every_spelling_of_a_workspace_conflicts(coordinator, tmp_path, spelling):
+    """S2-02, S2-05: links, dots, nested and enclosing directories."""
+    place = tmp_path / "place"
+    place.mkdir()
+    (tmp_path / "place-link").symlink_to(place)
+    assert coordinator.register_runner("runner-1", "t", "s", place)
+    assert coordinator.try_register("runner-2", "t", "s", spelling.format(place)).reason == "workspace"
+
+
+@pytest.mark.parametrize("spelling", ["./src/main.py", "src/../src/main.py", "{}/src/main.py", "src", "link.py", "src/"])
+def test_every_spelling_of_a_file_conflicts(coordinator, tmp_path, spelling):
+    """S2-03: dots, absolute paths, links, the directory around it."""
+    place = tmp_path / "place"
+    (place / "src").mkdir(parents=True)
+    (place / "src" / "main.py").touch()
+    (place / "link.py").symlink_to("src/main.py")
+    other = tmp_path / "other"
+    assert coordinator.register_runner("runner-1", "t", "s", other, files=["src/main.py"])
+    assert coordinator.register_runner("runner-2", "t", "s", place)
+    found = coordinator.detect_conflicts("runner-2", files=[spelling.format(place)])
+    assert found == ["File conflict with runner runner-1: src/main.py"]
+
+
+def test_a_file_outside_the_workspace_is_a_place_on_the_disk(coordinator, tmp_path):
+    """Two work spaces that reach the same file outside meet there, however they write it."""
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    assert coordinator.register_runner("runner-1", "t", "s", tmp_path / "one", files=["../shared.txt"])
+    shared = str(tmp_path / "shared.txt")
+    assert coordinator.try_register("runner-2", "t", "s", tmp_path / "two", files=[shared]).reason == "file"
+
+
+def test_one_name_may_be_given_as_text(coordinator):
+    """`files="main.py"` is one file, not seven letters."""
+    add(coordinator, 1, files="main.py", branches="fix")
+    (record,) = coordinator.get_runners()
+    assert (record.files_locked, record.branches_used) == ({"main.py"}, {"fix"})
+
+
+def test_a_stranger_asks_about_every_repository(coordinator):
+    """A runner that is not registered may ask before it has a work space."""
+    add(coordinator, 1, files=["main.py"])
+    assert coordinator.detect_conflicts("stranger", files=["./main.py"]) == [
+        "File conflict with runner runner-1: main.py"
+    ]
+
+
+def test_conflicts_are_warned_about_and_recorded(coordinator, state, caplog):
+    """S2-19, S2-45: a warning in the log and one event."""
+    add(coordinator, 1, files=["main.py"])
+    add(coordinator, 2)
+    coordinator.detect_conflicts("runner-2", files=["main.py"])
+    assert "File conflict with runner runner-1: main.py" in caplog.text
+    lines = [json.loads(line) for path in (state / "events").iterdir() for line in path.read_text().split("\n") if line]
+    (event,) = [line for line in lines if line["kind"] == "conflict.found"]
+    assert (event["runner_id"], event["blockers"]) == ("runner-2", ["runner-1"])
+
+
+# ---- the estimate
+
+
+def test_wait_estimate_from_facts(coordinator, state):
+    """S2-36: as long as leases have lasted so far, less what the oldest has already had."""
+    for number in range(20, 23):
+        add(coordinator, number)
+    held = time.monotonic()
+    wait_for(lambda: time.monotonic() - held > 0.4)
+    for number in range(20, 23):
+        coordinator.unregister_runner(f"runner-{number}")
+    for number in (1, 2, 3):
+        add(coordinator, number)
+    assert 0 < coordinator.get_wait_time() < 30
+
+
+@pytest.mark.parametrize(
+    ("turn", "ages", "observed", "seconds"),
+    [
+        (1, [0.0], [10.0], 10.0),
+        (1, [4.0], [10.0, 20.0, 30.0], 16.0),
+        (1, [15.0], [10.0, 20.0, 30.0], 10.0),
+        (1, [2.0, 8.0], [10.0], 2.0),
+        (2, [2.0, 8.0], [10.0], 8.0),
+        (3, [2.0, 8.0], [10.0], 12.0),
+        (1, [40.0], [10.0, 20.0], math.inf),
+        (1, [40.0, 1.0], [10.0], 9.0),
+        (1, [1.0], [], math.inf),
+        (1, [], [1.0], math.inf),
+    ],
+)
+def test_expected_wait(turn, ages, observed, seconds):
+    """The next slot is that of the lease that should end first; one that outlived all others tells nothing."""
+    assert expected_wait(turn, ages, observed) == seconds
+
+
+# ---- the context
+
+
+def test_the_context_beats_by_itself(state):
+    """S2-16: a body much longer than the heartbeat timeout stays counted, without a call."""
+    coordinator = ParallelCoordinator(state, heartbeat_timeout_seconds=0.6)
+    with ParallelExecutionContext(coordinator, "runner-1", "t", "s", "/tmp/w"):
+        started = time.monotonic()
+        while time.monotonic() - started < 1.5:
+            assert coordinator.get_concurrent_count() == 1
+            time.sleep(0.01)
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit, GeneratorExit])
+def test_the_context_cleans_up_whatever_is_raised(coordinator, error):
+    """S2-17: and the exception passes through."""
+    with pytest.raises(error), ParallelExecutionContext(coordinator, "runner-1", "t", "s", "/tmp/w"):
+        raise error
+    assert coordinator.get_concurrent_count() == 0
+    assert threading.active_count() == 1 or not [t for t in threading.enumerate() if "heartbeat-runner-1" in t.name]
+
+
+def test_the_context_refuses_conflicts(coordinator):
+    """S2-18, S2-20: files and branches are claimed with the registration."""
+    add(coordinator, 1, branches=["fix"])
+    with (
+        pytest.raises(ResourceConflictError) as raised,
+        ParallelExecutionContext(coordinator, "runner-2", "t", "s", "/tmp/w2", branches=["fix/more"]),
+    ):
+        pytest.fail("the body ran")
+    assert raised.value.reason == "branch"
+    assert coordinator.get_concurrent_count() == 1
+
+
+def test_the_context_waits_its_turn(state):
+    """S2-26 for the context: wait= and timeout=."""
+    coordinator = ParallelCoordinator(state, max_parallel_runners=1)
+    with runners(1, state, max_parallel_runners=1) as (other,):
+        assert other.call("register_runner", "other", "t", "s", "/tmp/other")
+        with (
+            pytest.raises(ResourceLimitError),
+            ParallelExecutionContext(coordinator, "runner-1", "t", "s", "/tmp/w", wait=True, timeout=0.05),
+        ):
+            pytest.fail("the body ran")
+        threading.Timer(0.1, other.call, ("unregister_runner", "other")).start()
+        with ParallelExecutionContext(coordinator, "runner-1", "t", "s", "/tmp/w", wait=True, timeout=20) as context:
+            assert context.waited > 0
+            assert coordinator.get_concurrent_count() == 1
+
+
+def test_the_context_tells_that_it_was_lost(state):
+    """S2-57: the body learns it before it writes, and a body that ended well is not believed."""
+    coordinator = ParallelCoordinator(state)
+    told = []
+    context = ParallelExecutionContext(
+        coordinator, "runner-1", "t", "s", "/tmp/w", heartbeat_interval=0.02, on_lost=told.append
+    )
+    with pytest.raises(LeaseLost), context:
+        coordinator.ledger.fence("runner-1")
+        wait_for(lambda: context.lost)
+        with pytest.raises(LeaseLost):
+            context.update_heartbeat_if_needed()
+        with pytest.raises(LeaseLost), context.publishing():
+            pytest.fail("published without a lease")
+    assert len(told) == 1
+    assert coordinator.get_concurrent_count() == 0
+
+
+def test_publishing_gives_the_token(coordinator):
+    """A window in which the registration cannot be revoked."""
+    with (
+        ParallelExecutionContext(coordinator, "runner-1", "t", "s", "/tmp/w") as context,
+        context.publishing() as token,
+    ):
+        assert token == context.token
+
+
+# ---- processes
+
+
+def test_eight_processes_at_a_limit(state):
+    """S2-01, S2-06, S2-07, S2-39: exactly three of eight, every time."""
+    with runners(8, state, max_parallel_runners=3) as contenders:
+        for number in range(20):
+            calls = [("register_runner", f"r{n}", "t", "s", f"/tmp/ws{n}") for n in range(8)]
+            granted = race(contenders, calls)
+            assert sum(granted) == 3, f"round {number}"
+            assert contenders[number % 8].call("get_concurrent_count") == 3
+            assert check(state)
+            for n, one in enumerate(contenders):
+                if granted[n]:
+                    one.call("unregister_runner", f"r{n}")
+
+
+@pytest.mark.parametrize("what", [{"workspace": "/tmp/one"}, {"branches": ["fix"]}, {"files": ["a.py"]}])
+def test_eight_processes_want_the_same(state, what):
+    """S2-02, S2-38: one of eight, whether work space, branch or file; checked and claimed in one step."""
+    what = dict(what)
+    workspace = what.pop("workspace", "/tmp/ws{}")
+    with runners(8, state) as contenders:
+        for number in range(10):
+            for n, one in enumerate(contenders):
+                one.ask("register_runner", f"r{n}", "t", "s", workspace.format(n), **what)
+            granted = [one.answer() for one in contenders]
+            assert sum(granted) == 1, f"round {number}"
+            contenders[granted.index(True)].call("unregister_runner", f"r{granted.index(True)}")
+
+
+def test_one_branch_for_eight_that_update(state):
+    """S2-29: update_resources refuses all but one of eight running processes."""
+    with runners(8, state) as contenders:
+        for n, one in enumerate(contenders):
+            assert one.call("register_runner", f"r{n}", "t", "s", f"/tmp/ws{n}")
+        for n, one in enumerate(contenders):
+            one.ask("update_resources", f"r{n}", branches=["fix"])
+        refused = []
+        for one in contenders:
+            try:
+                one.answer()
+            except Told as told:
+                refused.append(told.kind)
+        assert refused == ["ResourceConflictError"] * 7
+
+
+def test_a_killed_runner_blocks_nobody(state):
+    """S2-13, S2-40: slot, work space and branch are free at once after kill -9, whatever the heartbeat timeout."""
+    with runners(2, state, max_parallel_runners=1) as (doomed, heir):
+        assert doomed.call("register_runner", "r1", "t", "s", "/tmp/ws", ["a.py"], ["fix"])
+        assert heir.call("try_register", "r2", "t", "s", "/tmp/ws")[2] == "workspace"
+        doomed.kill()
+        assert heir.call("get_concurrent_count") == 0
+        assert heir.call("register_runner", "r2", "t", "s", "/tmp/ws", ["a.py"], ["fix"])
+        assert check(state)
+
+
+def test_a_killed_runners_id_may_be_used_again(state):
+    """S2-58: its task can be taken up by another under the same id."""
+    with runners(2, state) as (doomed, heir):
+        assert doomed.call("register_runner", "r1", "t", "s", "/tmp/ws")
+        assert heir.call("try_register", "r1", "t", "s", "/tmp/ws2")[2] == "duplicate"
+        doomed.kill()
+        assert heir.call("register_runner", "r1", "t", "s", "/tmp/ws")
+
+
+def test_a_stopped_runner_loses_its_slot_but_not_its_workspace(state):
+    """S2-57: frozen beyond its timeout; its slot goes on, its work space does not, and it is told."""
+    with runners(2, state, max_parallel_runners=1, heartbeat_timeout_seconds=0.2) as (frozen, other):
+        assert frozen.call("register_runner", "r1", "t", "s", "/tmp/ws", ["a.py"])
+        os.kill(frozen.process.pid, signal.SIGSTOP)
+        wait_for(lambda: other.call("get_concurrent_count") == 0)
+        assert other.call("try_register", "r2", "t", "s", "/tmp/ws")[2] == "workspace"
+        assert other.call("register_runner", "r2", "t", "s", "/tmp/ws2", ["a.py"])
+        os.kill(frozen.process.pid, signal.SIGCONT)
+        with pytest.raises(Told, match="LeaseLost"):
+            frozen.call("update_heartbeat", "r1")
+
+
+def test_time_zones_do_not_matter(state):
+    """A western runner is not taken for dead by an eastern one."""
+    western = Runner(state, env={"TZ": "America/Los_Angeles"})
+    eastern = Runner(state, env={"TZ": "Asia/Tokyo"})
+    try:
+        assert western.call("register_runner", "west", "t", "s", "/tmp/west")
+        assert eastern.call("register_runner", "east", "t", "s", "/tmp/east")
+        assert eastern.call("get_concurrent_count") == 2
+        elapsed = [runner["elapsed_seconds"] for runner in eastern.call("get_status")["runners"]]
+        assert all(0 <= seconds < 60 for seconds in elapsed)
+        western.call("update_heartbeat", "west")
+    finally:
+        western.end()
+        eastern.end()
+
+
+def test_a_new_process_sees_everything(coordinator, state):
+    """S2-10: the state is in the files."""
+    add(coordinator, 1, files=["a.py"], branches=["fix"])
+    with runners(1, state) as (stranger,):
+        (seen,) = stranger.call("get_status")["runners"]
+        assert (seen["runner_id"], seen["files"], seen["branches"]) == ("runner-1", ["a.py"], ["fix"])
+        assert seen["pid"] == os.getpid()
+
+
+def test_nobody_else_can_release(coordinator, state):
+    """Another process can neither renew nor release by id."""
+    add(coordinator, 1)
+    with runners(1, state) as (stranger,):
+        stranger.call("unregister_runner", "runner-1")
+        stranger.call("update_heartbeat", "runner-1")
+    assert coordinator.get_concurrent_count() == 1
