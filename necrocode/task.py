@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from necrocode.claim import Claim
+
+if TYPE_CHECKING:
+    from necrocode.tasktext import Format
 
 Argv = tuple[str, ...]
 
@@ -79,9 +82,7 @@ class Task(NamedTuple):
 
 
 def _tupled(data: Mapping[str, Any], fields: Iterable[str]) -> dict[str, Any]:
-    return {
-        key: tuple(data[key]) if isinstance(data[key], list) else data[key] for key in fields if key in data
-    }
+    return {key: tuple(data[key]) if isinstance(data[key], list) else data[key] for key in fields if key in data}
 
 
 class Defaults(NamedTuple):
@@ -106,3 +107,17 @@ class TaskFile(NamedTuple):
     tasks: tuple[Task, ...]
     defaults: Defaults = Defaults()
     name: str = ""
+
+
+def parse_tasks(text: str, *, format: Format = "toml", name: str = "tasks") -> TaskFile:
+    """The tasks in the text of a task file: TOML or YAML (PyYAML needed) or JSON with `task` and `defaults`,
+    or JSON Lines with one task on each. `name` is what the file is called in messages.
+
+    Raises ConfigError that names everything wrong with it, one line each: file, line, task, key, what, and
+    the word that may have been meant."""
+    # The models are slow to import, and most of those who import Task never read a file.
+    from necrocode.taskbuild import built
+    from necrocode.tasktext import decoded
+
+    tasks, defaults = built(decoded(text, format, name), name)
+    return TaskFile(tasks, defaults, name)
