@@ -283,9 +283,9 @@ def _roll_back(workspace: Workspace, tip: str | None, start: str) -> None:
     with suppress(GitFailed, OSError, WorkspaceKept):
         _discard(workspace)
     with suppress(GitFailed):
-        if workspace.mode == "worktree" and tip is None:
+        if tip is None:
             git.delete_branch(workspace.branch, start, cwd=workspace.repo.common_dir)
-        elif workspace.mode == "worktree" and tip is not None and tip != start:
+        elif tip != start:
             git.update_ref(f"refs/heads/{workspace.branch}", tip, start, cwd=workspace.repo.common_dir)
 
 
@@ -293,16 +293,19 @@ def _roll_back(workspace: Workspace, tip: str | None, start: str) -> None:
 
 
 def _clone(wanted: _Wanted, undo: ExitStack, saved: tuple[str, ...]) -> Workspace:
-    tip = git.branch_tip(wanted.branch, cwd=wanted.home)
-    start = wanted.base if tip is None or wanted.fresh else tip
-    workspace = Workspace(
-        wanted.path, wanted.branch, wanted.base, wanted.repository, "clone", wanted.state_root, saved
-    )
-    undo.callback(_roll_back, workspace, tip, start)
-    # The record comes first and also keeps the shared objects of the base from being collected.
-    _record_clone(wanted)
+    with git.repository_mutex(wanted.state_root, wanted.repository) as lock:
+        _make_room(wanted, lock)
+        tip, start, kept = _starting_point(wanted)
+        workspace = Workspace(
+            wanted.path, wanted.branch, wanted.base, wanted.repository, "clone", wanted.state_root, saved + kept
+        )
+        undo.callback(_roll_back, workspace, tip, start)
+        # The record comes first: no kill can orphan the branch, nor a gc at home take the shared objects away.
+        _record_clone(wanted)
+        if tip != start:
+            _move_branch(wanted, start, tip, lock)
     half = wanted.path.with_name(_HALF_MADE + wanted.path.name)
-    _delete(half)
+    delete_tree(half)
     options = ("--quiet", "--shared", "--no-checkout", "--no-tags", "--template=", *_carried_settings(wanted.home))
     git.run("clone", *options, "--", str(wanted.repository.common_dir), str(half), cwd=wanted.home)
     with git.checkout_turn(wanted.state_root):
@@ -338,7 +341,7 @@ def _clone_records(repository: Repository) -> list[dict[str, str]]:
 
 
 def collect(workspace: Workspace) -> str:
-    """Bring the branch of a shared clone home and return its commit; of any other workspace, just tell the commit.
+    """Bring the branch of a shared clone home and return its tip there; of any other workspace, just tell the tip.
 
     Only objects are read from the clone; none of its settings, hooks or filters is used. When the branch at home has
     commits that the clone's has not, they are saved as a snapshot first. Raises GitFailed when the clone has no such
@@ -348,12 +351,13 @@ def collect(workspace: Workspace) -> str:
         return git.rev_parse(branch, cwd=workspace.path)
     with _fetched(workspace) as new, git.repository_mutex(workspace.state_root, workspace.repo) as lock:
         old = git.branch_tip(workspace.branch, cwd=root)
-        if old != new:
-            _refuse_checked_out(workspace)
-            if old is not None and not git.is_ancestor(old, new, cwd=root):
-                _save_ref(workspace.repo, workspace.path, old)
-            git.update_ref(branch, new, old or "", cwd=root, keep=(lock,))
-    return new
+        if old is not None and git.is_ancestor(new, old, cwd=root):
+            return old
+        _refuse_checked_out(workspace)
+        if old is not None and not git.is_ancestor(old, new, cwd=root):
+            _save_ref(workspace.repo, workspace.path, old)
+        git.update_ref(branch, new, old or "", cwd=root, keep=(lock,))
+        return new
 
 
 @contextmanager
@@ -490,14 +494,16 @@ def _preserve_clone(workspace: Workspace) -> tuple[str, ...]:
     saved = []
     folder = f"{INCOMING}/{ref_name(path)}"
     tips = {ref: commit for commit, ref in _remote_refs(workspace)}
-    if f"refs/heads/{workspace.branch}" in tips:
-        collect(workspace)
+    home = collect(workspace) if f"refs/heads/{workspace.branch}" in tips else workspace.base
     _fetch(workspace, f"+refs/*:{folder}/refs/*", *([f"+HEAD:{folder}/HEAD"] if "HEAD" in tips else []))
     for incoming, tip in _refs_under(folder, root).items():
         if not git.is_held(tip, cwd=root, but=f"{INCOMING}/*"):
             saved.append(_save_ref(workspace.repo, path, tip))
         git.delete_ref(incoming, tip, cwd=root)
-    return (*saved, *_save_files(workspace, tips.get("HEAD", workspace.base), git_dir=workspace.repo.common_dir))
+    head = tips.get("HEAD", home)
+    # What the runner committed at home, the clone itself does not know.
+    parent = home if git.is_ancestor(head, home, cwd=root) else head
+    return (*saved, *_save_files(workspace, parent, git_dir=workspace.repo.common_dir))
 
 
 def _remote_refs(workspace: Workspace) -> list[tuple[str, str]]:
@@ -557,6 +563,8 @@ def retire(workspace: Workspace, *, landed: bool, force: bool = False) -> tuple[
         return ()
     if not os.path.lexists(workspace.path):
         _discard(workspace)
+        if not landed:
+            _drop_empty_branch(workspace)
         return ()
     if not force and (reason := _why_keep(workspace, landed)):
         raise WorkspaceKept(str(workspace.path), reason)
@@ -604,14 +612,14 @@ def _discard(workspace: Workspace) -> None:
         record = _clone_ref(workspace.path)
         if tip := git.ref_tip(record, cwd=workspace.repo.common_dir):
             git.delete_ref(record, tip, cwd=workspace.repo.common_dir)
-        _delete(workspace.path.with_name(_HALF_MADE + workspace.path.name))
+        delete_tree(workspace.path.with_name(_HALF_MADE + workspace.path.name))
     else:
         with git.repository_mutex(workspace.state_root, workspace.repo) as lock:
             if any(entry.path == workspace.path and _is_ours(entry) for entry in git.work_trees(workspace.repo.common_dir)):
                 _drop_entry(workspace.repo, workspace.path, lock)
             _drop_broken(workspace.repo)
     if trash is not None:
-        _delete(trash)
+        delete_tree(trash)
 
 
 def _aside(path: Path) -> Path | None:
@@ -628,10 +636,10 @@ def _aside(path: Path) -> Path | None:
 def empty_trash(directory: Path) -> list[Path]:
     """Delete what removals that were cut short left in a directory of workspaces; returns what could not be."""
     trash = [entry for entry in _entries(directory) if entry.name.startswith(_TRASH)]
-    return [entry for entry in trash if not _delete(entry)]
+    return [entry for entry in trash if not delete_tree(entry)]
 
 
-def _delete(tree: Path) -> bool:
+def delete_tree(tree: Path) -> bool:
     """Delete a directory, never through a symbolic link; whether it is gone."""
     shutil.rmtree(tree, ignore_errors=True)
     if os.path.lexists(tree):
@@ -690,8 +698,9 @@ def _tip(workspace: Workspace) -> Iterator[str]:
     if workspace.mode != "clone":
         yield git.rev_parse("HEAD", cwd=workspace.path)
         return
+    home, known = workspace.repo.common_dir, git.branch_tip(workspace.branch, cwd=workspace.repo.common_dir)
     with _fetched(workspace) as tip:
-        yield tip
+        yield known if known is not None and git.is_ancestor(tip, known, cwd=home) else tip
 
 
 # -- .worktreeinclude
