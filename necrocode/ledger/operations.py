@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -97,19 +97,30 @@ class Operations(ABC):
 
     # ---- operations
 
-    def register(self, request: Request, *, wait: bool = False, timeout: float | None = None) -> Lease:
+    def register(
+        self,
+        request: Request,
+        *,
+        wait: bool = False,
+        timeout: float | None = None,
+        on_wait: Callable[[Refused], None] | None = None,
+    ) -> Lease:
         """Grant all of the request's claims and one slot, or nothing.
 
         With `wait` it queues, strictly in order of priority and arrival, for at most `timeout` seconds (None: for
-        ever). Raises ResourceLimitError or ResourceConflictError, both naming reason and blockers, ConfigError for
-        a request that cannot be meant, and StateUnusable, after which nothing of the request is left."""
+        ever); `on_wait` is told what would have been the refusal, before the wait begins.
+
+        Raises ResourceLimitError or ResourceConflictError, both naming reason and blockers, ConfigError for a
+        request that cannot be meant, and StateUnusable, after which nothing of the request is left."""
         request.checked()
         started = time.monotonic()
         lease = self._open(request, wait=wait)
         waiter: Waiter | None = None
         try:
             with self._gate("register"):
-                waiter = self._arrive(lease, request, wait)
+                waiter, why = self._arrive(lease, request, wait)
+            if why and on_wait:
+                on_wait(why)
             if waiter and not self._sleep(lease, waiter, None if timeout is None else started + timeout):
                 self._give_up(lease, waiter, time.monotonic() - started)
             if waiter:
@@ -211,7 +222,7 @@ class Operations(ABC):
 
     # ---- steps, all inside the gate
 
-    def _arrive(self, lease: Lease, request: Request, wait: bool) -> Waiter | None:
+    def _arrive(self, lease: Lease, request: Request, wait: bool) -> tuple[Waiter | None, Refused | None]:
         self._refuse_duplicate(request.runner_id)
         self._show(lease)
         wish = Wish(request.claims, request.limit, request.spec_name, _user(lease), request.slot)
@@ -220,12 +231,13 @@ class Operations(ABC):
         if found is None:
             self._admit(lease, waiter.ticket)
             self._tell_granted(lease.record, waiter.ticket, 0.0)
-            return None
+            return None, None
         self._tell_obstacle("lease.queued" if wait else "lease.refused", waiter, found)
+        refusal = self._refusal(waiter, found)
         if not wait:
-            raise self._refusal(waiter, found)
+            raise refusal
         self._enqueue(lease, waiter)
-        return waiter
+        return waiter, refusal
 
     def _refuse_duplicate(self, runner_id: str) -> None:
         standing, waiter = self.view.standing.get(runner_id), self.view.waiter(runner_id)

@@ -1,0 +1,292 @@
+"""One attempt at a task: register (or wait), prepare the workspace, work, verify, commit, keep the artifacts, release.
+
+Each phase is an event, and the whole is one Outcome.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from necrocode import git, journal, process, workspace
+from necrocode.claim import Claim
+from necrocode.errors import GitFailed, LeaseLost, NecrocodeError, Refused, StateUnusable, TaskFailed, WorkspaceKept
+from necrocode.heartbeat import Heartbeat
+from necrocode.lease import Lease, Request
+from necrocode.ledger.files import FileLedger
+from necrocode.order import Order, write_result
+from necrocode.outcome import Outcome, Status
+from necrocode.work import Place, StopSign, Work, Worker, run_command, verify, worker_for
+
+DIFF_LIMIT = 1 << 20
+
+Told = Callable[..., None]
+"""Hears each phase as it begins: its name, and a detail."""
+
+
+def carry(
+    order: Order,
+    ledger: FileLedger,
+    *,
+    work: Worker | None = None,
+    stop: StopSign | None = None,
+    told: Told | None = None,
+) -> Outcome:
+    """Carry one attempt to its outcome; every failure of the work is an outcome, never an exception.
+
+    `work` does the work instead of what the task names; `stop` ends it; `told` hears each phase as it begins:
+    waiting (with what it waits for), granted, prepare, work, verify, commit, artifacts. When this returns or raises,
+    the lease is released and nothing of the attempt runs any more.
+
+    Raises StateUnusable when the state directory cannot be worked with."""
+    return Attempt(order, ledger, work, stop or threading.Event(), told).run()
+
+
+class Attempt:
+    """One attempt under way."""
+
+    def __init__(
+        self, order: Order, ledger: FileLedger, work: Worker | None, stop: StopSign, told: Told | None
+    ) -> None:
+        self.order, self.ledger, self._work, self._stop = order, ledger, work, stop
+        self._told = told or (lambda phase, detail="": None)
+        self._folder = Path(order.folder)
+        self._phases: dict[str, float] = {}
+        self._usage: dict[str, float] = {}
+        self._started = time.time()
+        self._workspace: workspace.Workspace | None = None
+        self._lease: Lease | None = None
+        self._heartbeat: Heartbeat | None = None
+        self._concurrent = 1
+        self._last_phase = "register"
+        self._commit: str | None = None
+        self._sampler = process.Sampler(order.runner_id)
+
+    def run(self) -> Outcome:
+        try:
+            self._worker = self._work or worker_for(self.order.task, self.order.agent)
+            self._lease = self._register()
+        except Refused as refused:
+            return self._outcome(Work(Status.FAILED, str(refused), refused.reason))
+        except StateUnusable:
+            raise
+        except NecrocodeError as error:
+            return self._outcome(Work(Status.FAILED, str(error), "register"))
+        try:
+            return self._hold(self._lease)
+        finally:
+            with suppress(LeaseLost):
+                self.ledger.release(self._lease)
+
+    def _register(self) -> Lease:
+        order = self.order
+        claims = [*order.claims, *([Claim.workspace(order.path)] if order.mode != "none" else [])]
+        if order.repository and order.branch and order.mode != "none":
+            claims.append(git.branch_claim(git.open_repository(order.repository), order.branch))
+        request = Request(
+            order.runner_id, tuple(claims), order.task.id, order.task.spec or order.run_id, order.path, order.limit,
+            order.task.priority, order.heartbeat_timeout, tree=True,
+            details={"run_id": order.run_id, "branch": order.branch, "folder": order.folder},
+        )  # fmt: skip
+        return self.ledger.register(
+            request,
+            wait=order.wait,
+            timeout=order.patience,
+            on_wait=lambda refused: self._told("waiting", str(refused)),
+        )
+
+    def _hold(self, lease: Lease) -> Outcome:
+        self._concurrent = max(1, self.ledger.view.live)
+        self._told("granted")
+        self._tell("attempt.started", attempt=self.order.attempt, workspace=self.order.path, branch=self.order.branch)
+        stop_on_loss = lambda lost: self._stop.set()  # noqa: E731
+        with Heartbeat(
+            self.ledger, lease, self.order.heartbeat_interval, on_lost=stop_on_loss, on_beat=self._sample
+        ) as heartbeat:
+            self._heartbeat = heartbeat
+            outcome = self._outcome(self._pass_through(lease))
+            self._publish_result(lease, outcome)
+        self._retire(outcome)
+        self._tell(
+            "attempt.finished",
+            attempt=self.order.attempt,
+            status=str(outcome.status),
+            seconds=outcome.seconds,
+            error=outcome.error,
+        )
+        return outcome
+
+    def _pass_through(self, lease: Lease) -> Work:
+        """The phases in order; the first that fails is the verdict."""
+        try:
+            if (self._folder / "result.json").exists():
+                return Work(Status.LOST, "this attempt was given up before it began", "lost")
+            with self._phase("prepare"):
+                place = self._prepare(lease)
+            with self._phase("work"):
+                work = self._worker(place)
+            self._use(work)
+            if work.ok and self.order.task.verify:
+                with self._phase("verify"):
+                    work = verify(place, self.order.task.verify)
+                self._use(work)
+            if work.ok and place.workspace.mode != "none":
+                with self._phase("commit"):
+                    self._commit_work(lease, place)
+            return self._unless_lost(work)
+        except LeaseLost as lost:
+            return Work(Status.LOST, str(lost), "lost")
+        except TaskFailed as failed:
+            return self._unless_lost(Work(Status.FAILED, str(failed), "work"))
+        except NecrocodeError as error:
+            return self._unless_lost(Work(Status.FAILED, str(error), self._last_phase))
+
+    def _unless_lost(self, work: Work) -> Work:
+        """A lease that went away in the middle is the reason for whatever else went wrong."""
+        lost = self._heartbeat.lost if self._heartbeat else None
+        return Work(Status.LOST, str(lost), "lost") if lost else work
+
+    # ---- phases
+
+    def _prepare(self, lease: Lease) -> Place:
+        order, began = self.order, time.monotonic()
+        os.makedirs(self._folder / "tmp", mode=0o700, exist_ok=True)
+        repository = git.open_repository(order.repository) if order.repository and order.mode != "none" else None
+        self._workspace = workspace.prepare(
+            repository, state_root=self.ledger.state.root, path=order.path, branch=order.branch, base=order.base,
+            mode=order.mode, holder=order.runner_id,
+        )  # fmt: skip
+        deadline = None if order.task.timeout is None else time.monotonic() + order.task.timeout
+        place = Place(
+            self._workspace, self._folder, order.task, self._environment(lease, deadline), self._stop, order.runner_id,
+            deadline, (lease.lifeline,) if lease.lifeline is not None else (), order.grace,
+        )  # fmt: skip
+        for number, argv in enumerate(order.setup, 1):
+            if not (work := run_command(place, argv, log=f"setup-{number}.")).ok:
+                raise TaskFailed(f"setting up the workspace failed: {work.error}", task_id=order.task.id)
+        facts = {"path": order.path, "branch": order.branch, "base": self._workspace.base}
+        self._tell("workspace.prepared", **facts, seconds=time.monotonic() - began)
+        return place
+
+    def _environment(self, lease: Lease, deadline: float | None) -> dict[str, str]:
+        """What the work sees: the user's environment without git's and our own variables, then who it is."""
+        order = self.order
+        env = {key: value for key, value in os.environ.items() if not key.startswith(("GIT_", "NECROCODE_"))}
+        ports = ",".join(claim.name for claim in lease.claims if claim.family == "port")
+        ours = {
+            "RUN_ID": order.run_id, "TASK": order.task.id, "ATTEMPT": str(order.attempt), "RUNNER": order.runner_id,
+            "TOKEN": str(lease.token), "WORKSPACE": order.path, "BRANCH": order.branch, "PORTS": ports,
+            "STATE_DIR": str(self.ledger.state.root), "LEASE": order.runner_id,
+            "DEADLINE": "" if deadline is None else f"{time.time() + deadline - time.monotonic():.0f}",
+        }  # fmt: skip
+        env |= {f"NECROCODE_{key}": value for key, value in ours.items() if value}
+        env |= {"GIT_TERMINAL_PROMPT": "0", "NO_COLOR": "1", "TMPDIR": str(self._folder / "tmp")}
+        return env | {key: str(value) for key, value in order.task.env.items()}
+
+    def _commit_work(self, lease: Lease, place: Place) -> None:
+        task = self.order.task
+        title = task.title or (task.prompt.strip().splitlines() or [task.id])[0][:72]
+        facts = {"Task": task.id, "Runner": self.order.runner_id, "Token": lease.token}
+        trailers = "\n".join(f"Necrocode-{key}: {value}" for key, value in facts.items())
+        with self.ledger.publishing(lease):
+            self._commit = workspace.commit(place.workspace, f"{title}\n\n{trailers}\n")
+
+    def _retire(self, outcome: Outcome) -> None:
+        """The workspace goes when its work is on its branch; what failed stays to be looked at."""
+        place = self._workspace
+        if place is None or place.mode in ("none", "given") or self.order.keep_workspace:
+            return None
+        try:
+            if not outcome.ok:
+                raise WorkspaceKept(str(place.path), f"the attempt {outcome.status}")
+            workspace.retire(place, landed=True)
+        except (WorkspaceKept, GitFailed, OSError) as kept:
+            return self._tell("workspace.kept", path=str(place.path), reason=str(kept))
+        self._tell("workspace.removed", path=str(place.path))
+
+    # ---- the outcome
+
+    def _outcome(self, work: Work) -> Outcome:
+        order, place, lease = self.order, self._workspace, self._lease
+        facts: dict[str, Any] = {}
+        if place is not None and place.repository is not None:
+            with self._phase("artifacts"), suppress(GitFailed):
+                facts = self._changes(place)
+        return Outcome(
+            order.task.id, work.status, order.attempt, work.error, work.kind, work.exit_code, order.runner_id,
+            lease.token if lease else None, order.path, order.branch if place else "", place.base if place else "",
+            started=self._started, ended=time.time(), waited=lease.record.waited_seconds if lease else 0.0,
+            concurrent=self._concurrent, phases=dict(self._phases), usage=dict(self._usage), **facts,
+        )  # fmt: skip
+
+    def _changes(self, place: workspace.Workspace) -> dict[str, Any]:
+        """What the branch has over its base, and the diff as a file."""
+        root, tip = place.repo.common_dir, git.branch_tip(place.branch, cwd=place.repo.common_dir)
+        if not tip or tip == place.base:
+            return {}
+        changes = git.changes(place.base, tip, cwd=root)
+        (self._folder / "diff.patch").write_text(
+            git.diff(place.base, tip, cwd=root, limit=DIFF_LIMIT), errors="surrogateescape"
+        )
+        added, removed = (sum(getattr(change, side) or 0 for change in changes) for side in ("added", "removed"))
+        self._tell("work.recorded", files_changed=len(changes), lines_added=added, lines_removed=removed)
+        return {
+            "commits": tuple(git.commits(place.base, tip, cwd=root)),
+            "files_changed": tuple(change.path for change in changes),
+            "lines_added": added,
+            "lines_removed": removed,
+            "artifacts": {"diff": "diff.patch"},
+        }
+
+    def _publish_result(self, lease: Lease, outcome: Outcome) -> None:
+        """The result, durable, once. A lost lease still tells of its loss, which publishes nothing."""
+        if outcome.status is Status.LOST:
+            return write_result(self._folder, outcome)
+        try:
+            with self.ledger.publishing(lease):
+                write_result(self._folder, outcome)
+        except LeaseLost as lost:
+            write_result(self._folder, outcome._replace(status=Status.LOST, error=str(lost), error_kind="lost"))
+
+    # ---- telling
+
+    @contextmanager
+    def _phase(self, name: str) -> Iterator[None]:
+        began = time.monotonic()
+        self._last_phase = name
+        self._told(name)
+        self._tell("phase.started", phase=name)
+        ok = False
+        try:
+            yield
+            ok = True
+        finally:
+            self._phases[name] = time.monotonic() - began
+            self._tell("phase.finished", phase=name, seconds=self._phases[name], ok=ok)
+
+    def _use(self, work: Work) -> None:
+        for key, value in work.usage.items():
+            known = self._usage.get(key, 0.0)
+            self._usage[key] = max(known, value) if key.startswith("max_") else known + value
+
+    def _sample(self) -> None:
+        sample = self._sampler.look()
+        self._usage["max_memory_mb"] = max(self._usage.get("max_memory_mb", 0.0), sample.memory_mb)
+        self._tell("resources.sampled", cpu_percent=sample.cpu_percent, memory_mb=sample.memory_mb)
+
+    def _tell(self, kind: str, **facts: Any) -> None:
+        task = self.order.task
+        event = journal.make(
+            kind,
+            runner_id=self.order.runner_id,
+            task_id=task.id,
+            spec_name=task.spec,
+            run_id=self.order.run_id,
+            **facts,
+        )
+        journal.append(self.ledger.state.events, [event])

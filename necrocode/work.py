@@ -1,0 +1,177 @@
+"""How a task's work is done in its workspace: one command, an agent's command line, or a playbook of steps."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from necrocode import process
+from necrocode.errors import ConfigError
+from necrocode.outcome import Status
+from necrocode.playbook import Conditions
+from necrocode.statedir import told
+from necrocode.task import Argv, Step, Task
+from necrocode.workspace import Workspace
+
+
+class StopSign(Protocol):
+    """What tells a running attempt to end: a threading.Event, or process.Stop, which wakes at once."""
+
+    def set(self) -> None: ...
+
+    def is_set(self) -> bool: ...
+
+
+class Place(NamedTuple):
+    """Where and under which terms work is done: the workspace, the attempt's folder for logs, the environment, the
+    moment (on the monotonic clock) at which the attempt's time is over, and the descriptors that the agent's tree
+    keeps open (its lifeline)."""
+
+    workspace: Workspace
+    folder: Path
+    task: Task
+    env: Mapping[str, str]
+    stop: StopSign
+    marker: str
+    deadline: float | None = None
+    pass_fds: tuple[int, ...] = ()
+    grace: float = 10.0
+    on_line: Callable[[str, bytes], None] | None = None
+
+
+class Work(NamedTuple):
+    """What came of it. `status` is DONE, FAILED, TIMED_OUT or CANCELLED; `kind` names the phase or clock to blame."""
+
+    status: Status = Status.DONE
+    error: str = ""
+    kind: str = ""
+    exit_code: int | None = None
+    usage: Mapping[str, float] = {}
+
+    @property
+    def ok(self) -> bool:
+        return self.status is Status.DONE
+
+
+Worker = Callable[[Place], Work]
+
+
+def worker_for(task: Task, agent: Argv = ()) -> Worker:
+    """What carries out this task: its command, its playbook, or the agent's argv template with the prompt filled in.
+
+    Raises ConfigError for a prompt without an agent: work that nobody does is never called done."""
+    if task.command:
+        return lambda place: run_command(place, task.command)
+    if task.playbook:
+        return lambda place: run_playbook(place, task.playbook)
+    if agent:
+        return lambda place: run_command(place, filled(agent, place))
+    raise ConfigError(
+        f"task {task.id} has a prompt, but no agent is configured",
+        hint='name one: agent = "..." in the task file, or --agent "my-agent --yes {prompt}"',
+    )
+
+
+def filled(template: Sequence[str], place: Place) -> Argv:
+    """An agent's argv: `{prompt}`, `{workspace}`, `{branch}`, `{task_id}` and `{title}` are replaced, in one pass
+    and inside their own argument, so that no text of a prompt can become an option or meet a shell."""
+    values = {
+        "{prompt}": place.task.prompt,
+        "{workspace}": str(place.workspace.path),
+        "{branch}": place.workspace.branch,
+        "{task_id}": place.task.id,
+        "{title}": place.task.title or place.task.id,
+    }
+    return tuple(_replaced(argument, values) for argument in template)
+
+
+def _replaced(argument: str, values: Mapping[str, str]) -> str:
+    parts, at = [], 0
+    while at < len(argument):
+        key = next((key for key in values if argument.startswith(key, at)), None)
+        parts.append(values[key] if key else argument[at])
+        at += len(key) if key else 1
+    return "".join(parts)
+
+
+def run_command(
+    place: Place, argv: Argv, *, log: str = "", timeout: float | None = None, silent: float | None = None
+) -> Work:
+    """One command in the workspace, its output in `<folder>/<log>stdout.log` and `stderr.log`."""
+    left = _left(place.deadline, timeout)
+    if left is not None and left <= 0:
+        return Work(Status.TIMED_OUT, "no time was left for it", "timeout")
+    limits = process.Limits(total=left, silent=silent or place.task.silent_timeout, grace=place.grace)
+    with told(place.folder):
+        ended = process.run(
+            argv, cwd=place.workspace.path, env=place.env, marker=place.marker, limits=limits, stop=place.stop,
+            stdout=place.folder / f"{log}stdout.log", stderr=place.folder / f"{log}stderr.log",
+            pass_fds=place.pass_fds, on_line=place.on_line,
+        )  # fmt: skip
+    return judged(argv, ended)
+
+
+def _left(deadline: float | None, timeout: float | None) -> float | None:
+    left = [timeout, None if deadline is None else deadline - time.monotonic()]
+    return min((seconds for seconds in left if seconds is not None), default=None)
+
+
+def judged(argv: Argv, ended: process.Ended) -> Work:
+    """What the end of a process means for the work."""
+    usage = {"cpu_seconds": ended.cpu_seconds, "max_rss_mb": ended.max_rss_mb, "seconds": ended.seconds}
+    name = os.path.basename(argv[0])
+    if ended.why == "not_found":
+        return Work(Status.FAILED, f"{argv[0]}: command not found", "not_found", 127, usage)
+    if ended.why == "not_executable":
+        return Work(Status.FAILED, f"{argv[0]}: cannot be executed", "not_executable", 126, usage)
+    if ended.why == "stopped":
+        return Work(
+            Status.CANCELLED, f"{name} was stopped after {ended.seconds:.1f} s", "stopped", ended.exit_code, usage
+        )
+    if ended.why in ("timeout", "silent"):
+        why = "ran out of time" if ended.why == "timeout" else "gave no sign of progress"
+        return Work(Status.TIMED_OUT, f"{name} {why} after {ended.seconds:.1f} s", ended.why, ended.exit_code, usage)
+    if ended.why == "lingered":
+        return Work(Status.DONE, usage=usage)  # it had told its result; what hung afterwards was ended
+    if ended.signal:
+        return Work(Status.FAILED, f"{name} was ended by signal {ended.signal}", "work", 128 + ended.signal, usage)
+    if ended.exit_code:
+        return Work(Status.FAILED, f"{name} ended with {ended.exit_code}", "work", ended.exit_code, usage)
+    return Work(Status.DONE, exit_code=0, usage=usage)
+
+
+def run_playbook(place: Place, steps: Sequence[Step], facts: Mapping[str, object] | None = None) -> Work:
+    """The steps in order. One whose condition is false is passed over; one that fails is tried again as often as it
+    says, and then ends the playbook unless it may fail."""
+    conditions = Conditions({**dict(place.env), **(facts or {})})
+    used: dict[str, float] = {}
+    for number, step in enumerate(steps, 1):
+        if step.condition is not None and not conditions.hold(step.condition):
+            continue
+        work = _tried(place, step, number)
+        used = {key: used.get(key, 0.0) + value for key, value in work.usage.items()}
+        if not work.ok and (step.fail_fast or work.status is Status.CANCELLED):
+            return work._replace(error=f"step {step.name!r}: {work.error}", usage=used)
+    return Work(usage=used)
+
+
+def _tried(place: Place, step: Step, number: int) -> Work:
+    work = Work()
+    for _ in range(step.retry_count + 1):
+        work = run_command(place, step.command, log=f"step-{number}.", timeout=step.timeout_seconds)
+        if work.ok or work.status is Status.CANCELLED:
+            break
+    return work
+
+
+def verify(place: Place, commands: Sequence[Argv]) -> Work:
+    """The commands that judge the work, one after another; the first that fails is the verdict."""
+    for number, argv in enumerate(commands, 1):
+        work = run_command(place, argv, log=f"verify-{number}.")
+        if not work.ok:
+            said = "" if work.status is Status.CANCELLED else "the work was not accepted: "
+            return work._replace(error=f"{said}{work.error}", kind="verify" if work.kind == "work" else work.kind)
+    return Work()
