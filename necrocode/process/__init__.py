@@ -1,0 +1,31 @@
+"""Processes: who one is (`identity`), starting one in a session of its own and keeping its output within bounds
+(`run`), and ending everything it started, however it hid (`end_tree`).
+
+What marks a tree is NECROCODE_LEASE in its environment; sessions and parents are the second means. Nothing is
+ever ended that shows none of these. Not caught: what other daemons start on a tree's behalf (containers, `at`,
+a terminal multiplexer that ran before), and a process that cleared its environment, left its session and lost its
+parent between two looks, unless `run(adopt=True)` was told that every orphan belongs to it.
+"""
+
+from __future__ import annotations
+
+from necrocode.process.capture import sanitised
+from necrocode.process.child import Ended, Limits, Stop, run
+from necrocode.process.identity import boot_id, identity, is_gone, kill_holder
+from necrocode.process.tree import MARKER, Sampler, end_tree, marked
+
+__all__ = [
+    "MARKER",
+    "Ended",
+    "Limits",
+    "Sampler",
+    "Stop",
+    "boot_id",
+    "end_tree",
+    "identity",
+    "is_gone",
+    "kill_holder",
+    "marked",
+    "run",
+    "sanitised",
+]

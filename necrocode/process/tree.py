@@ -1,0 +1,297 @@
+"""Everything a started program started in turn: found by mark, session and parents, and ended, all of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from necrocode import clock
+from necrocode.lease import Identity
+from necrocode.process import identity as who
+from necrocode.process.identity import Stat
+
+MARKER = "NECROCODE_LEASE"
+"""The environment variable that every process of a tree inherits; its value names the tree."""
+
+KILL_WAIT = 10.0
+"""Seconds after the first SIGKILL in which the rest must be gone; what is left then cannot be killed."""
+
+_LINUX = sys.platform == "linux"
+_WALL = 0x40000000  # children of every kind, see waitpid(2)
+
+
+class View(NamedTuple):
+    """The process table at one moment: all by pid, those that each started, and the pids nobody who ends a tree may
+    end: this process and those it descends from."""
+
+    seen: dict[int, Stat]
+    children: dict[int, list[Stat]]
+    spared: set[int]
+
+    @classmethod
+    def now(cls) -> View:
+        seen = table()
+        children: dict[int, list[Stat]] = {}
+        for process in seen.values():
+            children.setdefault(process.parent, []).append(process)
+        spared, pid = set(), os.getpid()
+        while pid and pid not in spared:
+            spared.add(pid)
+            pid = seen[pid].parent if pid in seen else 0
+        return cls(seen, children, spared)
+
+
+leaders: dict[int, str] = {}
+"""The trees that this process carries just now: the pid of each leader, and its marker."""
+
+
+class Tree:
+    """The processes of one marker. `leader` is the one that was started, in a session of its own.
+
+    With `below` only processes that descend from this one are looked at: right when this process adopts orphans,
+    so that nothing can leave from below it. `adopt` then takes every orphan of other sessions for the tree's own."""
+
+    def __init__(self, marker: str, leader: Stat | None, *, below: bool = False, adopt: bool = False) -> None:
+        self.cpu_seconds = 0.0  # of the orphans reaped so far
+        self.groups: frozenset[int] = frozenset()
+        self._marker, self._leader, self._below, self._adopt = marker, leader, below, adopt
+        self._known: dict[int, int] = {}
+        self._sessions: dict[int, int] = {}
+        if leader:
+            self._add(leader, {leader.pid: leader})
+
+    def gone_for_sure(self) -> bool:
+        """Whether this process provably has no children left at all, and so no tree below it: one system call."""
+        if not self._below:
+            return False
+        try:
+            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT | _WALL)
+        except ChildProcessError:
+            return True
+        return False
+
+    def look(self) -> list[Stat]:
+        """The tree's living processes as of now. Remembers them, and reaps those of them that were adopted.
+
+        `groups` are from then on the process groups that hold nothing but processes of this tree."""
+        view = View.now()
+        self._forget(view.seen)
+        first = view.children.get(os.getpid(), []) if self._below else list(view.seen.values())
+        found: dict[int, Stat] = {}
+        self._gather([process for process in first if self._belongs(process)], view, found)
+        # Again: the members found first may have made sessions known by which others are found.
+        self._gather([process for process in first if process.session in self._sessions], view, found)
+        if self._below:
+            self._reap(first)
+        alive = [process for process in found.values() if not process.ended]
+        theirs = {view.seen[pid].group for pid in view.spared if pid in view.seen}
+        self.groups = frozenset(it.group for it in alive if it.session in self._sessions and it.group not in theirs)
+        return alive
+
+    def _gather(self, todo: list[Stat], view: View, found: dict[int, Stat]) -> None:
+        """Add these and all that descend from them."""
+        while todo:
+            process = todo.pop()
+            if process.pid not in found and process.pid not in view.spared and not self._others(process.pid):
+                found[process.pid] = process
+                self._add(process, view.seen)
+                todo += view.children.get(process.pid, [])
+
+    def _belongs(self, process: Stat) -> bool:
+        if self._known.get(process.pid) == process.ticks or process.session in self._sessions:
+            return True
+        if process.ended or (self._leader and process.ticks < self._leader.ticks):
+            return False
+        if self._adopt and process.session != os.getsid(0):
+            others = [marker for pid, marker in leaders.items() if marker != self._marker]
+            return not any(carries(process.pid, marker) for marker in others)
+        return carries(process.pid, self._marker)
+
+    def _others(self, pid: int) -> bool:
+        """Whether it is the leader of another tree that this process carries."""
+        return pid in leaders and (self._leader is None or pid != self._leader.pid)
+
+    def _add(self, process: Stat, seen: dict[int, Stat]) -> None:
+        self._known[process.pid] = process.ticks
+        # Below us, a session that is not ours was begun by something of this tree, which may have ended since.
+        # Anywhere else only a session whose first process is a member is the tree's own.
+        if process.session == process.pid or (self._below and process.session != os.getsid(0)):
+            first = seen.get(process.session)
+            self._sessions.setdefault(process.session, first.ticks if first else -1)
+
+    def _forget(self, seen: dict[int, Stat]) -> None:
+        """Drop the numbers that have ended, or that others have now."""
+        for pid, ticks in list(self._known.items()):
+            if pid not in seen or seen[pid].ticks != ticks:
+                del self._known[pid]
+        for session, ticks in list(self._sessions.items()):
+            if session in seen and seen[session].ticks != ticks:
+                del self._sessions[session]
+
+    def _reap(self, children: list[Stat]) -> None:
+        """Take the statuses of ended orphans, and of nothing that this program itself may be waiting for."""
+        for process in children:
+            if process.ended and process.pid not in leaders and self._adopted(process):
+                try:
+                    _, _, usage = os.wait4(process.pid, os.WNOHANG | _WALL)
+                except ChildProcessError:
+                    continue
+                self.cpu_seconds += usage.ru_utime + usage.ru_stime
+
+    def _adopted(self, process: Stat) -> bool:
+        if self._leader is None or process.ticks < self._leader.ticks or process.session == os.getsid(0):
+            return False
+        if self._adopt or self._known.get(process.pid) == process.ticks or process.session in self._sessions:
+            return True
+        # In another's session without being its first: somebody in between began that session. Not forked by us.
+        return process.session != process.pid
+
+
+class Ending:
+    """The end of a tree, step by step: nothing until `quiet` (for what is ending by itself), SIGTERM, after
+    `grace` seconds SIGKILL, again and again until nothing is left. Times are those of `clock.monotonic()`."""
+
+    def __init__(self, tree: Tree, grace: float, quiet: float = 0.0) -> None:
+        self.survivors: tuple[int, ...] = ()
+        self._tree, self._quiet = tree, quiet
+        self._kill = max(clock.monotonic(), quiet) + grace
+        self._asked: set[tuple[int, int]] = set()
+        self._pause = 0.001
+        self._empty = 0
+
+    def step(self, now: float) -> float | None:
+        """Do what is due; seconds until the next step, or None when nothing is left or nothing more can be done."""
+        if self._tree.gone_for_sure():
+            return None
+        left = self._tree.look()
+        self._empty = 0 if left else self._empty + 1
+        if self._empty > 1:  # a process just between fork and exec can be missed once
+            return None
+        if now > self._kill + KILL_WAIT:
+            self.survivors = tuple(sorted(process.pid for process in left))
+            return None
+        if now >= self._quiet:
+            self._ask(left)
+        if now >= self._kill:
+            kill(self._tree, left)
+        return self._next(now)
+
+    def _ask(self, left: list[Stat]) -> None:
+        for process in left:
+            if (process.pid, process.ticks) not in self._asked:
+                self._asked.add((process.pid, process.ticks))
+                self._pause = 0.001  # most end at once
+                # A stopped process acts on its SIGTERM only when it goes on.
+                who.send(process.pid, process.ticks, signal.SIGTERM, signal.SIGCONT)
+
+    def _next(self, now: float) -> float:
+        self._pause = 0.002 if now >= self._kill else min(self._pause * 1.5, 0.1)
+        due = [at - now for at in (self._quiet, self._kill) if at > now]
+        return min([self._pause, *due])
+
+
+def kill(tree: Tree, processes: list[Stat]) -> None:
+    """SIGKILL to the tree's groups first, which no group can outrun by forking, then to each process."""
+    for group in tree.groups:
+        try:
+            os.killpg(group, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            continue
+    for process in processes:
+        who.send(process.pid, process.ticks, signal.SIGKILL)
+
+
+def end_tree(marker: str, leader: Identity | None = None, grace: float = 10.0) -> tuple[int, ...]:
+    """End every process that carries the marker, or descends from `leader` or from such a one, whoever started
+    it; from any process of the same user. The caller and its ancestors are spared.
+
+    Returns the pids of what could not be ended, after at most `grace` and 10 seconds."""
+    ending = Ending(Tree(marker, _alive(leader)), grace)
+    while (pause := ending.step(clock.monotonic())) is not None:
+        time.sleep(pause)
+    return ending.survivors
+
+
+def marked(marker: str) -> list[int]:
+    """The pids of living processes that carry the marker, as far as this user may see."""
+    return sorted(pid for pid, seen in table().items() if not seen.ended and carries(pid, marker))
+
+
+class Sample(NamedTuple):
+    """One look at a tree: percent of one core since the look before, resident megabytes (2**20; what processes
+    share counts for each), number of processes."""
+
+    cpu_percent: float
+    memory_mb: float
+    processes: int
+
+
+class Sampler:
+    """Looks at what a tree uses, again and again. The first look has no time to compare with: its cpu is 0."""
+
+    def __init__(self, marker: str, leader: Identity | None = None) -> None:
+        self._tree = Tree(marker, _alive(leader))
+        self._spent: dict[tuple[int, int], float] = {}
+        self._at = clock.monotonic()
+
+    def look(self) -> Sample:
+        import psutil
+
+        now, spent, memory = clock.monotonic(), {}, 0
+        for seen in self._tree.look():
+            try:
+                process = psutil.Process(seen.pid)
+                times, resident = process.cpu_times(), process.memory_info().rss
+            except psutil.Error:
+                continue
+            spent[seen.pid, seen.ticks] = times.user + times.system
+            memory += resident
+        # A process that is new since the last look has spent all its time since then.
+        used = sum(seconds - self._spent.get(key, 0.0) for key, seconds in spent.items()) if self._spent else 0.0
+        percent = 100.0 * used / max(now - self._at, 1e-3)
+        self._spent, self._at = spent, now
+        return Sample(round(percent, 1), round(memory / 2**20, 1), len(spent))
+
+
+def _alive(leader: Identity | None) -> Stat | None:
+    seen = None if leader is None or who.is_gone(leader) else who.stat(leader.pid)
+    return seen if seen and leader and seen.ticks == leader.start_ticks else None
+
+
+def table() -> dict[int, Stat]:
+    """Every process that can be seen, by pid; empty when the numbers seen are not those of our namespace."""
+    if not who.proc_is_ours():
+        return {}
+    return {pid: seen for pid in _pids() if (seen := who.stat(pid)) is not None}
+
+
+def _pids() -> Iterator[int]:
+    if _LINUX:
+        return (int(name) for name in os.listdir("/proc") if name.isdigit())
+    import psutil
+
+    return iter(psutil.pids())
+
+
+def carries(pid: int, marker: str) -> bool:
+    """Whether that process's environment has the marker, as far as this user may see it."""
+    return f"{MARKER}={marker}".encode() in _environment(pid)
+
+
+def _environment(pid: int) -> list[bytes]:
+    if not _LINUX:
+        import psutil
+
+        try:
+            return [f"{name}={value}".encode() for name, value in psutil.Process(pid).environ().items()]
+        except psutil.Error:
+            return []
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            return file.read().split(b"\0")
+    except OSError:
+        return []
