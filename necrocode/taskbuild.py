@@ -178,7 +178,7 @@ def _check_ids(items: list[Any], document: Document, mistakes: list[Mistake]) ->
     first: dict[str, int] = {}
     for at, task_id in _ids(items):
         if first.setdefault(task_id, at) != at:
-            line = document.line(("task", first[task_id]))
+            line = document.line(("task", first[task_id], "id"))
             mistakes.append((("task", at, "id"), f"{task_id!r} is already the id of the task on line {line}"))
 
 

@@ -154,6 +154,8 @@ def _told(model: type[_Model], place: Path, wrong: dict[str, Any]) -> str:
         return "is missing"
     if kind == "extra_forbidden":
         return "unknown key" + near(str(place[-1]), _keys(model, place))
+    if found == []:
+        return "must not be empty"
     if place and place[-1] in _COMMANDS and kind not in ("string_too_short", "too_short"):
         return f"must be {_COMMANDS[str(place[-1])]}, not {_shown_items(found)}"
     if kind in ("greater_than", "greater_than_equal", "less_than_equal"):

@@ -50,7 +50,7 @@ def _toml(text: str, name: str) -> Document:
     import tomllib
 
     try:
-        data = tomllib.loads(text)
+        data = tomllib.loads(text + "\n")
     except ValueError as error:  # TOMLDecodeError, or a number too long for Python
         said = str(error)
         found = re.search(r" \(at line (\d+), column \d+\)$", said)
@@ -75,7 +75,8 @@ def _toml_lines(text: str) -> dict[Path, int]:
     for number, line in enumerate(text.split("\n"), 1):
         if header := _HEADER.match(line):
             table = _opened(header[2], sizes, more=header[1] == "[[")
-            lines.setdefault(table, number)
+            for depth in range(1, len(table) + 1):
+                lines.setdefault(table[:depth], number)
         elif key := _KEY.match(line):
             lines.setdefault((*table, *_parts(key[1])), number)
     return lines
@@ -181,7 +182,7 @@ def _yaml(text: str, name: str) -> Document:
         raise ConfigError(f"this is not YAML: {said}", where=f"{name}:{mark.line + 1}" if mark else name) from None
     if data is None:
         raise ConfigError("the file is empty", where=name, hint="write at least one task")
-    lines = {path: line for path, line, _ in reversed(places)}
+    lines = {path: line for path, line, _ in places}
     twice = tuple(path for path, _, again in places if again)
     if isinstance(data, list):
         return Document({"task": data}, {("task", *path): line for path, line in lines.items()}, _in_tasks(twice))
