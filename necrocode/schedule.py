@@ -46,9 +46,7 @@ class Schedule:
         random: Callable[[], float] | None = None,
     ) -> None:
         if limit is not None and limit < 1:
-            raise ConfigError(
-                f"a limit of {limit!r} is not possible", hint="give a whole number from 1, or None"
-            )
+            raise ConfigError(f"a limit of {limit!r} is not possible", hint="give a whole number from 1, or None")
         self.limit, self.fail_fast, self.poison_limit = limit, fail_fast, poison_limit
         self._drained_for: str | None = None
         self._random = random
@@ -220,10 +218,7 @@ class Schedule:
         if self.limit is None:
             return True
         starting = self._stages["starting"]
-        return (
-            starting + self._stages["working"] < self.limit
-            and starting + self._stages["blocked"] < self.limit
-        )
+        return starting + self._stages["working"] < self.limit and starting + self._stages["blocked"] < self.limit
 
     def _start(self, life: Life, now: float) -> None:
         self._begin(life, life.attempt + 1, now)

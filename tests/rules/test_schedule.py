@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from necrocode.claim import Claim, conflict
 from necrocode.errors import ConfigError
 from necrocode.outcome import Status
+from necrocode.plan import plan
 from necrocode.retry import Policy
 from necrocode.schedule import MOVES, Behind, Entry, GiveUp, InvalidMove, Schedule, Start, Stop
 from necrocode.task import Task
@@ -145,9 +146,7 @@ def test_nobody_is_passed_by_those_that_want_the_same():
 
 
 def test_a_cancelled_waiter_lets_those_behind_it_go():
-    schedule = Schedule(
-        [Entry("a", claims=(FILE,)), Entry("b", claims=(FILE, OTHER)), Entry("c", claims=(OTHER,))]
-    )
+    schedule = Schedule([Entry("a", claims=(FILE,)), Entry("b", claims=(FILE, OTHER)), Entry("c", claims=(OTHER,))])
     assert started(schedule.orders(0)) == ["a"]
     schedule.cancel("b", 1)
     assert started(schedule.orders(1)) == ["c"]
@@ -341,9 +340,7 @@ def test_the_clock_stands_still_while_waiting_for_a_stranger():
 
 
 def test_adopt_ignores_limit_order_and_dependencies():
-    schedule = Schedule(
-        [Entry("a", claims=(FILE,)), Entry("b", claims=(FILE,)), Entry("c", after=("b",))], limit=1
-    )
+    schedule = Schedule([Entry("a", claims=(FILE,)), Entry("b", claims=(FILE,)), Entry("c", after=("b",))], limit=1)
     schedule.adopt("b", 4, 0)
     schedule.adopt("c", 2, 0)
     assert schedule.orders(0) == []
@@ -570,3 +567,52 @@ def test_cost_grows_with_the_number_of_tasks_not_with_its_square(claims):
 
     small, large = min(seconds(500) for _ in range(3)), seconds(4000)
     assert large < 30 * small + 0.2  # 8 times as many; a quadratic one takes 64 times as long
+
+
+# The plan
+
+
+def rows(entries, limit=None):
+    return [(row.task_id, row.wave, [behind.after for behind in row.behind], row.never) for row in plan(entries, limit)]
+
+
+def test_plan():
+    entries = [
+        Entry("a", claims=(FILE,)),
+        Entry("b", claims=(FILE, OTHER)),
+        Entry("c", claims=(OTHER,)),
+        Entry("d", after=("b",), claims=(FILE,)),
+        Entry("e", priority=9),
+        Entry("f", after=("nobody",)),
+    ]
+    expected = [
+        ("e", 1, [], ""),
+        ("a", 1, [], ""),
+        ("b", 2, ["a"], ""),
+        ("c", 3, ["b"], ""),
+        ("d", 3, [], ""),
+        ("f", 0, [], "comes after 'nobody', which is not there"),
+    ]
+    assert rows(entries) == expected
+    assert [row[:2] for row in rows(entries, 1)] == [("e", 1), ("a", 2), ("b", 3), ("c", 4), ("d", 5), ("f", 0)]
+    assert plan(entries)[2].behind == (Behind("b", "a", FILE, FILE),)
+
+
+def test_plan_of_nothing_and_of_a_circle():
+    assert plan([]) == []
+    assert [row.wave for row in plan([Entry("a", after=("b",)), Entry("b", after=("a",))])] == [0, 0]
+
+
+@settings(deadline=None)
+@given(runs())
+def test_plan_names_each_task_once_and_starts_no_conflict_in_one_wave(run):
+    entries, limit = run
+    planned = plan(entries, limit)
+    waves = {row.task_id: row.wave for row in planned}
+    assert sorted(waves) == sorted(entry.id for entry in entries)
+    for ours in entries:
+        for theirs in entries:
+            if ours.id != theirs.id and waves[ours.id] and waves[ours.id] == waves[theirs.id]:
+                assert not any(conflict(a, b) for a in ours.claims for b in theirs.claims)
+        assert not waves[ours.id] or all(0 < waves[other] < waves[ours.id] for other in ours.after)
+    assert all(list(waves.values()).count(wave) <= limit for wave in set(waves.values()) - {0})

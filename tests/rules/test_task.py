@@ -262,7 +262,7 @@ WRONG = {
     "a task a number": ("task = [3]", "1: task number 1: must be a table, not 3"),
     "no task": ("task = []", "1: task: must be a list of tasks"),
     "only defaults": ("[defaults]\njobs = 3", "tasks: task: must be a list of tasks"),
-    "long string before": (task(f'prompt = """\n[[task]]\nx = 1\n"""\nqqq = 1'), "7: task 'a': qqq: unknown key"),
+    "long string before": (task('prompt = """\n[[task]]\nx = 1\n"""\nqqq = 1'), "7: task 'a': qqq: unknown key"),
     "syntax": ("[[task]]\nid = = 3", "2: this is not TOML: Invalid value"),
     "key twice": ('[[task]]\nid = "a"\nid = "b"', "3: this is not TOML: Cannot overwrite a value"),
     "endless number": (task(f"{RUN}\ntimeout = {'9' * 5000}"), "this is not TOML: Exceeds the limit"),
@@ -284,7 +284,11 @@ def test_what_is_said_about_mistakes(case):
 
 WRONG_ELSEWHERE = {
     "json syntax": ("json", '[\n{"id": "a",}]', "t:2: this is not JSON: "),
-    "json key": ("json", '[\n {"id": "a",\n  "command": "true",\n  "timout": 3}]', "t:4: task 'a': timout: unknown key"),
+    "json key": (
+        "json",
+        '[\n {"id": "a",\n  "command": "true",\n  "timout": 3}]',
+        "t:4: task 'a': timout: unknown key",
+    ),
     "json second": (
         "json",
         '{"task": [{"id": "a",\n"command": "x"},\n{"id": "b", "command": ["x"],\n"verify":\n[["a"], [1]]}]}',
@@ -295,7 +299,11 @@ WRONG_ELSEWHERE = {
     "json text": ("json", '"x"', "t: the file must hold a list of tasks"),
     "json null": ("json", "null", "t: the file must hold a list of tasks"),
     "json list in list": ("json", '[["id", "a"]]', "t:1: task number 1: must be a table, not a list"),
-    "json half a character": ("json", '[{"id": "a", "prompt": "\\ud800"}]', "t:1: task 'a': prompt: has half a character"),
+    "json half a character": (
+        "json",
+        '[{"id": "a", "prompt": "\\ud800"}]',
+        "t:1: task 'a': prompt: has half a character",
+    ),
     "json deep": ("json", "[" * 100_000, "t: it is nested too deeply"),
     "jsonl syntax": ("jsonl", '{"id": "a", "command": "x"}\n\n{"id": }', "t:3: this is not JSON"),
     "jsonl key": ("jsonl", '\n{"id": "a",  "command": "x", "q": 1}', "t:2: task 'a': q: unknown key"),
@@ -305,7 +313,11 @@ WRONG_ELSEWHERE = {
     "yaml no": ("yaml", "- id: no\n  command: x", "t:1: task number 1: id: must be text, not false"),
     "yaml 1.10": ("yaml", "- id: 1.10\n  command: x", "t:1: task number 1: id: must be text, not 1.1"),
     "yaml date": ("yaml", "- id: 2024-01-01\n  command: x", "id: must be text, not 2024-01-01"),
-    "yaml env": ("yaml", "- id: a\n  command: x\n  env:\n    DEBUG: on", "t:4: task 'a': env.DEBUG: must be text, not true"),
+    "yaml env": (
+        "yaml",
+        "- id: a\n  command: x\n  env:\n    DEBUG: on",
+        "t:4: task 'a': env.DEBUG: must be text, not true",
+    ),
     "yaml key": ("yaml", "- id: a\n  command: x\n  on: 1", "t:3: 'on' is not text, and cannot be a key"),
     "yaml key twice": ("yaml", "- id: a\n  id: b\n  command: x", "t:2: task 'b': id: is there twice"),
     "yaml unknown": ("yaml", "- id: a\n  command: x\n  timout: 1", "t:3: task 'a': timout: unknown key"),
@@ -319,7 +331,7 @@ WRONG_ELSEWHERE = {
         "t: it unfolds to too much",
     ),
     "yaml round": ("yaml", "task: &a [*a]", "t: it unfolds to too much"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", WRONG_ELSEWHERE)
