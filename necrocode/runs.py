@@ -1,0 +1,164 @@
+"""Runs on the disk: the plan of each, runs/<run>/plan.json, written before anything starts, and its attempts.
+
+Whoever has the plan can go on with the run. What became of it lies beside it, one folder for each attempt.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from necrocode import git, workspace
+from necrocode.claim import Claim, conflict
+from necrocode.errors import ConfigError, StateUnreadable, StateUnusable
+from necrocode.order import Order
+from necrocode.outcome import Outcome
+from necrocode.statedir import StateDir, read_json, to_json
+from necrocode.task import Argv, Task
+
+_ALPHABET = "23456789abcdefghjkmnpqrstuvwxyz"
+
+
+class Plan(NamedTuple):
+    """One run as it was meant. `claims` are those of each task by its id, resolved against the disk; `agents` the
+    argv templates by name; `repository` is "" when no task needs one; `base` is a commit, `base_name` what it was
+    called; `directory` is where workspaces are made."""
+
+    run_id: str
+    tasks: tuple[Task, ...]
+    claims: Mapping[str, tuple[Claim, ...]]
+    jobs: int
+    mode: workspace.Mode = "worktree"
+    repository: str = ""
+    base: str = ""
+    base_name: str = ""
+    directory: str = ""
+    agents: Mapping[str, Argv] = {}
+    setup: tuple[Argv, ...] = ()
+    fail_fast: bool = False
+    patience: float | None = None
+    heartbeat_timeout: float = 300.0
+    grace: float = 10.0
+    keep_workspaces: bool = False
+    source: str = ""
+    created: str = ""
+
+    def task(self, task_id: str) -> Task:
+        """Raises ConfigError for an id that is not of this run."""
+        for task in self.tasks:
+            if task.id == task_id:
+                return task
+        raise ConfigError(
+            f"run {self.run_id} has no task {task_id!r}", hint=f"its tasks: {', '.join(t.id for t in self.tasks)}"
+        )
+
+    def branch(self, task: Task) -> str:
+        return task.branch or f"{workspace.OURS}{self.run_id}/{task.id}"
+
+    def mode_of(self, task: Task) -> workspace.Mode:
+        return task.workspace or self.mode  # type: ignore[return-value]
+
+    def order(self, state: StateDir, task: Task, number: int, done: Mapping[str, Outcome]) -> Order:
+        """What the runner of one attempt needs. `done` has the outcomes so far, on whose branches it
+        may have to build. Raises LandingConflict when those do not go together."""
+        mode, folder = self.mode_of(task), attempt_folder(state, self.run_id, task.id, number)
+        isolated = mode != "none"
+        path = Path(self.directory) / f"{self.run_id}-{task.id}" if isolated else Path(self.repository or Path.cwd())
+        order = Order(
+            self.run_id, task, number, str(folder), str(path), mode=mode, claims=self.claims[task.id],
+            agent=self.agents.get(task.agent, ()), setup=self.setup, patience=self.patience, grace=self.grace,
+            heartbeat_timeout=self.heartbeat_timeout, heartbeat_interval=min(5.0, self.heartbeat_timeout / 4),
+            keep_workspace=self.keep_workspaces,
+        )  # fmt: skip
+        if not isolated:
+            return order
+        return order._replace(repository=self.repository, branch=self.branch(task), base=self._base(task, done))
+
+    def _base(self, task: Task, done: Mapping[str, Outcome]) -> str:
+        """The branches of those it comes after, and of those that had its files before it in this run, merged: two
+        tasks that want the same file are put in line, and the second one builds on what the first one did."""
+        wanted = [claim for claim in self.claims[task.id] if claim.family == "file"]
+        before = [one.id for one in self.tasks if one.id in task.after or self._meets(wanted, one.id)]
+        outcomes = (done[other] for other in before if other in done and other != task.id)
+        tips = [f"refs/heads/{outcome.branch}" for outcome in outcomes if outcome.ok and outcome.commits]
+        if not tips:
+            return self.base
+        return tips[0] if len(tips) == 1 else git.merge(tips, cwd=self.repository, message=f"Base of {task.id}")
+
+    def _meets(self, wanted: Sequence[Claim], other: str) -> bool:
+        return any(conflict(claim, theirs) for claim in wanted for theirs in self.claims[other])
+
+    def save(self, state: StateDir) -> None:
+        """On the disk before this returns. Raises StateUnusable."""
+        state.write(run_folder(state, self.run_id) / "plan.json", to_json(self._to_dict()), durable=True)
+
+    def _to_dict(self) -> dict[str, Any]:
+        claims = {task_id: [list(claim) for claim in claims] for task_id, claims in self.claims.items()}
+        return {"schema": 1, **self._asdict(), "tasks": [task.to_dict() for task in self.tasks], "claims": claims}
+
+    @classmethod
+    def load(cls, state: StateDir, run_id: str) -> Plan:
+        """Raises ConfigError for a run that is not there, StateUnreadable for a plan that cannot be read."""
+        path = run_folder(state, run_id) / "plan.json"
+        try:
+            data = read_json(path)
+            return cls._from_dict(data)
+        except FileNotFoundError:
+            known = ", ".join(runs(state)[:8])
+            raise ConfigError(
+                f"there is no run {run_id!r}", hint=f"known runs, newest first: {known or 'none'}"
+            ) from None
+        except (KeyError, TypeError, ValueError) as error:
+            raise StateUnreadable(str(path), f"is no plan ({error!r})") from error
+
+    @classmethod
+    def _from_dict(cls, data: Mapping[str, Any]) -> Plan:
+        known = {key: value for key, value in data.items() if key in cls._fields}
+        known["tasks"] = tuple(Task.from_dict(task) for task in data["tasks"])
+        known["claims"] = {
+            task_id: tuple(Claim(*claim) for claim in claims) for task_id, claims in data["claims"].items()
+        }
+        known["agents"] = {name: tuple(argv) for name, argv in data.get("agents", {}).items()}
+        known["setup"] = tuple(map(tuple, data.get("setup", ())))
+        return cls(**known)
+
+
+def new_run(state: StateDir) -> str:
+    """A fresh run id, six characters, with its folder made. Raises StateUnusable."""
+    while True:
+        run_id = "".join(_ALPHABET[byte % len(_ALPHABET)] for byte in os.urandom(6))
+        try:
+            run_folder(state, run_id).mkdir(mode=0o700)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise StateUnusable(str(state.runs), error.strerror or str(error)) from error
+        return run_id
+
+
+def runs(state: StateDir) -> list[str]:
+    """The ids of all runs, newest first."""
+    found = [
+        (entry.stat().st_mtime, entry.name)
+        for entry in os.scandir(state.runs)
+        if (Path(entry.path) / "plan.json").exists()
+    ]
+    return [name for _, name in sorted(found, reverse=True)]
+
+
+def run_folder(state: StateDir, run_id: str) -> Path:
+    return state.runs / run_id
+
+
+def attempt_folder(state: StateDir, run_id: str, task_id: str, number: int) -> Path:
+    return run_folder(state, run_id) / f"{task_id}.{number}"
+
+
+def attempts(state: StateDir, run_id: str, task_id: str) -> Iterator[tuple[int, Path]]:
+    """The attempts at a task so far: their numbers and folders, first to last."""
+    folder = run_folder(state, run_id)
+    names = (name for name in os.listdir(folder) if name.rpartition(".")[0] == task_id)
+    for number in sorted(int(name.rpartition(".")[2]) for name in names if name.rpartition(".")[2].isdigit()):
+        yield number, folder / f"{task_id}.{number}"
