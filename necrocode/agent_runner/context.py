@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from types import TracebackType
 
-from necrocode.agent_runner.parallel_coordinator import OnConflict, ParallelCoordinator
+from necrocode.agent_runner.parallel_coordinator import ParallelCoordinator
 from necrocode.agent_runner.resources import named
+from necrocode.agent_runner.strategy import OnConflict
 from necrocode.errors import LeaseLost
 from necrocode.git import StrPath
 from necrocode.heartbeat import Heartbeat

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from necrocode import journal
-from necrocode.agent_runner import questions
+from necrocode.agent_runner import questions, strategy
 from necrocode.agent_runner.resources import place_of, real, unplaced, workspace_claim
+from necrocode.agent_runner.strategy import OnConflict
 from necrocode.claim import Claim
-from necrocode.errors import ConfigError, LeaseLost, Refused, ResourceConflictError, ResourceLimitError, StateUnusable
+from necrocode.errors import LeaseLost, Refused, ResourceConflictError, StateUnusable
 from necrocode.git import StrPath
 from necrocode.lease import Holder, Lease, Request, RunnerInstance
 from necrocode.ledger.files import FileLedger
@@ -20,10 +20,6 @@ if TYPE_CHECKING:
     from necrocode.agent_runner.context import ParallelExecutionContext as ParallelExecutionContext
 
 logger = logging.getLogger(__name__)
-
-OnConflict = Literal["refuse", "wait", "warn"]
-"""What to do about files or branches that somebody else holds: refuse everything, wait for them, or go on without
-claiming them, with a warning. A work space that is taken is never worked in: under `warn` it refuses."""
 
 
 class Registration(NamedTuple):
@@ -54,12 +50,12 @@ class ParallelCoordinator:
         max_parallel_runners: int | None = None,
         heartbeat_timeout_seconds: float = 300.0,
         *,
-        on_conflict: OnConflict = "refuse",
+        on_conflict: OnConflict | None = None,
     ) -> None:
         Request("none", limit=max_parallel_runners, heartbeat_timeout=heartbeat_timeout_seconds).checked()
         self.max_parallel_runners = max_parallel_runners
         self.heartbeat_timeout_seconds = heartbeat_timeout_seconds
-        self.on_conflict = _checked(on_conflict)
+        self.on_conflict = strategy.checked(on_conflict)
         self.ledger = FileLedger(coordination_dir)
         self.coordination_dir = self.ledger.state.root
 
@@ -118,14 +114,15 @@ class ParallelCoordinator:
         """One slot, the work space, and these files and branches, all or none, checked and claimed in one step.
 
         With `wait` it queues for whatever is missing, at most `timeout` seconds, those of higher `priority` (-50 to
-        49) first; with `on_conflict="wait"` only a conflict is waited for. Raises ResourceLimitError or
-        ResourceConflictError (both RuntimeErrors), ConfigError for an id, path or branch that cannot be."""
+        49) first. `on_conflict` says otherwise about conflicts alone: refuse them even then, wait for them even
+        without `wait`, or warn and go on without the claim. Raises ResourceLimitError or ResourceConflictError (both
+        RuntimeErrors), ConfigError for an id, path or branch that cannot be."""
         claims = (workspace_claim(workspace_path), *_claims(workspace_path, files, branches))
         request = Request(
             runner_id, claims, task_id, spec_name, real(workspace_path),
             limit=self.max_parallel_runners, priority=priority, heartbeat_timeout=self.heartbeat_timeout_seconds,
         ).checked()  # fmt: skip
-        chosen = _checked(on_conflict or self.on_conflict)
+        chosen = strategy.checked(on_conflict or self.on_conflict)
         try:
             return self._register(request, chosen, wait=wait, timeout=timeout)
         except ResourceConflictError as refusal:
@@ -133,22 +130,10 @@ class ParallelCoordinator:
                 raise
         return self._register(request, chosen, wait=wait, timeout=timeout)
 
-    def _register(self, request: Request, chosen: str, *, wait: bool, timeout: float | None) -> Lease:
-        if chosen == "refuse" or (wait and chosen == "wait"):
-            return self.ledger.register(request, wait=wait, timeout=timeout)
-        while True:
-            try:
-                return self.ledger.register(request)
-            except ResourceLimitError:
-                if not wait:
-                    raise
-                return self.ledger.register(request, wait=True, timeout=timeout)
-            except ResourceConflictError as refusal:
-                if refusal.reason == "duplicate":
-                    raise
-                if chosen == "wait":
-                    return self.ledger.register(request, wait=True, timeout=timeout)
-                request = request._replace(claims=self._without_taken(request.claims, refusal))
+    def _register(
+        self, request: Request, on_conflict: OnConflict | None, *, wait: bool, timeout: float | None
+    ) -> Lease:
+        return strategy.enter(self.ledger, self.ledger.register, request, on_conflict, wait=wait, timeout=timeout)
 
     def _close_lost(self, runner_id: str) -> bool:
         """Whether this id was taken only by a lease of this process that it has lost; that one is closed then."""
@@ -205,29 +190,9 @@ class ParallelCoordinator:
         wanted = _claims(lease.record.workspace_path, files or (), branches or ())
         given = {family for family, names in (("file", files), ("branch", branches)) if names is not None}
         drop = [claim for claim in lease.claims if claim.family in given and claim not in wanted]
-        self._claim(lease, wanted, drop, _checked(on_conflict or self.on_conflict), timeout)
+        chosen = strategy.checked(on_conflict or self.on_conflict)
+        strategy.extend(self.ledger, lease, wanted, chosen, drop=drop, timeout=timeout)
         self.ledger.renew(lease)
-
-    def _claim(
-        self, lease: Lease, wanted: tuple[Claim, ...], drop: list[Claim], chosen: str, timeout: float | None
-    ) -> None:
-        while True:
-            try:
-                return self.ledger.claim(lease, wanted, drop=drop, wait=chosen == "wait", timeout=timeout)
-            except ResourceConflictError as refusal:
-                if chosen != "warn":
-                    raise
-                wanted = self._without_taken(wanted, refusal)
-
-    def _without_taken(self, claims: tuple[Claim, ...], refusal: ResourceConflictError) -> tuple[Claim, ...]:
-        """The claims without those that were refused; the refusal itself when nothing can be left out."""
-        taken = {holder.wanted for holder in refusal.blockers if holder.wanted}
-        kept = tuple(claim for claim in claims if claim not in taken or claim.family == "workspace")
-        if kept == claims:
-            raise refusal
-        logger.warning("going on without a claim: %s", refusal)
-        self._tell_conflict(refusal.runner_id, taken, [holder.runner_id for holder in refusal.blockers])
-        return kept
 
     @contextmanager
     def publishing(self, runner_id: str) -> Iterator[int]:
@@ -268,7 +233,7 @@ class ParallelCoordinator:
         found = questions.conflicts(snapshot, runner_id, wanted, anywhere=where is None)
         for conflict in found:
             logger.warning("%s: %s", runner_id, conflict)
-            self._tell_conflict(runner_id, conflict.claims, [conflict.runner_id])
+            strategy.tell_conflict(self.ledger, runner_id, conflict.claims, [conflict.runner_id])
         return [str(conflict) for conflict in found]
 
     def get_concurrent_count(self) -> int:
@@ -294,30 +259,12 @@ class ParallelCoordinator:
     def _limit(self, host: int | None) -> int | None:
         return questions.effective_limit(self.max_parallel_runners, host)
 
-    def _tell_conflict(self, runner_id: str, claims: Iterable[Claim], blockers: Iterable[str]) -> None:
-        lease = self.ledger.find(runner_id)
-        event = journal.make(
-            "conflict.found",
-            runner_id=runner_id,
-            task_id=lease.record.task_id if lease else "",
-            spec_name=lease.record.spec_name if lease else "",
-            claims=sorted(map(str, claims)),
-            blockers=sorted(set(blockers)),
-        )
-        journal.append(self.ledger.state.events, [event])
-
 
 def _claims(workspace_path: StrPath, files: Iterable[str], branches: Iterable[str]) -> tuple[Claim, ...]:
     if not files and not branches:
         return ()  # the repository is asked for only when there are names to place in it
     place = place_of(workspace_path)
     return tuple(dict.fromkeys((*place.files(files), *place.branches(branches))))
-
-
-def _checked(on_conflict: str) -> OnConflict:
-    if on_conflict not in get_args(OnConflict):
-        raise ConfigError(f"on_conflict={on_conflict!r} is not known", hint="use refuse, wait or warn")
-    return on_conflict  # type: ignore[return-value]
 
 
 def __getattr__(name: str) -> Any:

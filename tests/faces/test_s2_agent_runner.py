@@ -360,7 +360,9 @@ def test_every_spelling_of_a_workspace_conflicts(coordinator, tmp_path, spelling
     assert coordinator.try_register("runner-2", "t", "s", spelling.format(place)).reason == "workspace"
 
 
-@pytest.mark.parametrize("spelling", ["./src/main.py", "src/../src/main.py", "{}/src/main.py", "src", "link.py", "src/"])
+@pytest.mark.parametrize(
+    "spelling", ["./src/main.py", "src/../src/main.py", "{}/src/main.py", "src", "link.py", "src/"]
+)
 def test_every_spelling_of_a_file_conflicts(coordinator, tmp_path, spelling):
     """S2-03: dots, absolute paths, links, the directory around it."""
     place = tmp_path / "place"
