@@ -6,6 +6,7 @@ prompt can appear. Paths are text decoded with `surrogateescape`, so names in an
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import random
@@ -109,17 +110,18 @@ def run(
     input: str | bytes | None = None,
     env: Mapping[str, str] | None = None,
     check: bool = True,
+    ok: Collection[int] = (0,),
     keep: Collection[int] = (),
 ) -> Completed:
     """Run `git *args` in `cwd` and return what it said; `keep` are descriptors that stay open in it.
 
-    Raises GitFailed for an exit code other than 0 unless `check` is False, ConfigError when there is no git or no
-    such directory."""
+    Raises GitFailed for an exit code that is not in `ok` unless `check` is False, ConfigError when there is no git
+    or no such directory."""
     given = os.fsencode(input) if isinstance(input, str) else input
     with _start(args, cwd, subprocess.DEVNULL if given is None else subprocess.PIPE, env, keep) as process:
         stdout, stderr = process.communicate(given)
     done = Completed(os.fsdecode(stdout), os.fsdecode(stderr), process.returncode)
-    if check and done.returncode:
+    if check and done.returncode not in ok:
         raise GitFailed(("git", *args), done.returncode, done.stderr, hint=_hint(done.stderr))
     return done
 
@@ -132,8 +134,12 @@ def _hint(stderr: str) -> str:
     return ""
 
 
-def _line(*args: str, cwd: StrPath, check: bool = True) -> str:
-    return run(*args, cwd=cwd, check=check).stdout.removesuffix("\n")
+def _line(*args: str, cwd: StrPath, ok: Collection[int] = (0,)) -> str:
+    return run(*args, cwd=cwd, ok=ok).stdout.removesuffix("\n")
+
+
+YES_OR_NO = (0, 1)
+"""Exit codes of git's questions; anything else is a failure, not a no."""
 
 
 def _fields(text: str) -> list[str]:
@@ -167,7 +173,7 @@ def open_repository(path: StrPath) -> Repository:
         where = f"{os.fspath(path)} is a bare repository" if bare == "true" else f"{os.fspath(path)} is inside a git directory"
         raise ConfigError(f"{where}: there are no files to work on", hint="name a clone of it, or one of its work trees")
     root, common_dir = Path(top.stdout.removesuffix("\n")), Path(os.path.realpath(common))
-    ignores_case = _line("config", "--type=bool", "--get", "core.ignorecase", cwd=root, check=False) == "true"
+    ignores_case = _line("config", "--type=bool", "--get", "core.ignorecase", cwd=root, ok=YES_OR_NO) == "true"
     return Repository(root, common_dir, _identity(common_dir), ignores_case)
 
 
@@ -188,7 +194,7 @@ def _identity(common_dir: Path) -> str:
     seen: list[str] = []
     while str(common_dir) not in seen and len(seen) < 16:
         seen.append(str(common_dir))
-        url = _line("remote", "get-url", "origin", cwd=common_dir, check=False)
+        url = _line("remote", "get-url", "origin", cwd=common_dir, ok=(0, 2))
         if not url:
             return seen[-1]
         if _IS_URL.match(url) and not url.startswith("file://"):
@@ -233,12 +239,12 @@ def normalised_url(url: str) -> str:
 
 def has_commit(cwd: StrPath) -> bool:
     """Whether HEAD names a commit (a fresh `git init` has none)."""
-    return run("rev-parse", "--verify", "--quiet", "HEAD^{commit}", cwd=cwd, check=False).returncode == 0
+    return run("rev-parse", "--verify", "--quiet", "HEAD^{commit}", cwd=cwd, ok=YES_OR_NO).returncode == 0
 
 
 def current_branch(cwd: StrPath) -> str | None:
     """The branch that is checked out; None on a detached HEAD."""
-    return _line("symbolic-ref", "--quiet", "HEAD", cwd=cwd, check=False).removeprefix("refs/heads/") or None
+    return _line("symbolic-ref", "--quiet", "HEAD", cwd=cwd, ok=YES_OR_NO).removeprefix("refs/heads/") or None
 
 
 def status(cwd: StrPath) -> list[str]:
@@ -325,7 +331,7 @@ def checked_branch(name: str) -> str:
 
 def rev_parse(revision: str, *, cwd: StrPath) -> str:
     """The commit that `revision` names. Raises ConfigError when there is none."""
-    found = run("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}", cwd=cwd, check=False)
+    found = run("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}", cwd=cwd, ok=YES_OR_NO)
     if found.returncode:
         raise ConfigError(f"{revision!r} names no commit in {os.fspath(cwd)}", hint="`git branch --all` lists what there is")
     return found.stdout.strip()
@@ -371,15 +377,12 @@ def delete_branch(name: str, old: str, *, cwd: StrPath) -> None:
 
 def is_ancestor(older: str, newer: str, *, cwd: StrPath) -> bool:
     """Whether everything in `older` is in `newer` too."""
-    done = run("merge-base", "--is-ancestor", older, newer, cwd=cwd, check=False)
-    if done.returncode > 1:
-        raise GitFailed(("git", "merge-base", "--is-ancestor", older, newer), done.returncode, done.stderr)
-    return done.returncode == 0
+    return not run("merge-base", "--is-ancestor", older, newer, cwd=cwd, ok=YES_OR_NO).returncode
 
 
 def merge_base(one: str, other: str, *, cwd: StrPath) -> str | None:
     """The best common ancestor; None for unrelated histories."""
-    return _line("merge-base", one, other, cwd=cwd, check=False) or None
+    return _line("merge-base", one, other, cwd=cwd, ok=YES_OR_NO) or None
 
 
 def commits(base: str, tip: str, *, cwd: StrPath) -> list[str]:
@@ -411,12 +414,11 @@ def _merge_two(base: str, tip: str, base_name: str, tip_name: str, cwd: StrPath,
         return base
     if is_ancestor(base, tip, cwd=cwd):
         return tip
-    done = run("merge-tree", "--write-tree", "-z", "--name-only", "--no-messages", base, tip, cwd=cwd, check=False)
-    tree, *paths = _fields(done.stdout) or [""]
-    if done.returncode == 1:
-        raise LandingConflict(base_name, tip_name, sorted(set(paths)))
+    options = ("--write-tree", "-z", "--name-only", "--no-messages")
+    done = run("merge-tree", *options, base, tip, cwd=cwd, ok=YES_OR_NO)
+    tree, *paths = _fields(done.stdout)
     if done.returncode:
-        raise GitFailed(("git", "merge-tree", base, tip), done.returncode, done.stderr)
+        raise LandingConflict(base_name, tip_name, sorted(set(paths)))
     return commit_tree(tree, [base, tip], message or f"Merge {tip_name} into {base_name}", cwd=cwd)
 
 
@@ -428,7 +430,7 @@ def commit_tree(tree: str, parents: Iterable[str], message: str, *, cwd: StrPath
 
 def signature(cwd: StrPath) -> dict[str, str]:
     """The environment that names author and committer: the caller's own, else git's config, else NOBODY."""
-    said = run("config", "-z", "--name-only", "--get-regexp", r"^(user|author|committer)\.(name|email)$", cwd=cwd, check=False)
+    said = run("config", "-z", "--name-only", "--get-regexp", r"^(user|author|committer)\.(name|email)$", cwd=cwd, ok=YES_OR_NO)
     known = {name.lower() for name in _fields(said.stdout)}
     chosen = {}
     for role in ("author", "committer"):
@@ -452,7 +454,8 @@ def commit_all(cwd: StrPath, message: str) -> str | None:
     run("add", "--all", "--sparse", cwd=cwd)
     if embedded := _embedded(cwd, {}):
         run("update-index", "--force-remove", "-z", "--stdin", cwd=cwd, input="".join(f"{path}\0" for path in embedded))
-    if not run("diff", "--cached", "--quiet", "--no-ext-diff", cwd=cwd, check=False).returncode and not _merging(cwd):
+    same = not run("diff", "--cached", "--quiet", "--no-ext-diff", cwd=cwd, ok=YES_OR_NO).returncode
+    if same and not _merging(cwd):
         return None
     options = ("--quiet", "--no-verify", "--no-gpg-sign", "--allow-empty-message", "--cleanup=verbatim")
     run("commit", *options, "-F", "-", cwd=cwd, input=_text(message), env=signature(cwd))
@@ -460,7 +463,7 @@ def commit_all(cwd: StrPath, message: str) -> str | None:
 
 
 def _merging(cwd: StrPath) -> bool:
-    return run("rev-parse", "--verify", "--quiet", "MERGE_HEAD", cwd=cwd, check=False).returncode == 0
+    return run("rev-parse", "--verify", "--quiet", "MERGE_HEAD", cwd=cwd, ok=YES_OR_NO).returncode == 0
 
 
 def _embedded(cwd: StrPath, env: Mapping[str, str], against: str = "HEAD") -> list[str]:
@@ -659,6 +662,32 @@ def repository_mutex(state_root: Path, repository: Repository, *, timeout: float
         yield held[0]
     finally:
         lock.release()
+
+
+@contextmanager
+def directory_lock(path: StrPath, *, timeout: float = 60.0) -> Iterator[int]:
+    """Hold a directory while git fills it; yields a descriptor for `run(keep=...)`.
+
+    A git whose starter was killed goes on alone, and holds the lock until it has ended. Raises WorkspaceKept when it
+    does not end within `timeout` seconds."""
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        until = time.monotonic() + timeout
+        while not _taken(handle):
+            if time.monotonic() > until:
+                raise WorkspaceKept(os.fspath(path), f"a git of an earlier holder still works in it after {timeout:g} s")
+            time.sleep(random.uniform(0.002, 0.01))
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def _taken(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @contextmanager

@@ -109,14 +109,30 @@ def prepare(
         holder, branch.startswith(OURS) if fresh is None else fresh,
     )  # fmt: skip
     _make_parent(wanted.path.parent)
-    saved = _clear(wanted)
     make = _clone if mode == "clone" else _link
     with ExitStack() as undo:
-        workspace = make(wanted, undo, saved)
+        workspace = _made(wanted, make, undo)
         copy_included(repository.root, workspace.path)
         _set_up(workspace, setup)
         undo.pop_all()
     return workspace
+
+
+def _made(wanted: _Wanted, make: Callable[[_Wanted, ExitStack, tuple[str, ...]], Workspace], undo: ExitStack) -> Workspace:
+    saved: tuple[str, ...] = ()
+    for attempt in range(3):
+        saved += _clear(wanted)
+        try:
+            return make(wanted, undo, saved)
+        except _CameBack:
+            # A git whose starter was killed made it after we had looked; the mutex waited for that git to end.
+            if attempt == 2:
+                raise
+    raise AssertionError("unreachable")
+
+
+class _CameBack(WorkspaceKept):
+    """The place was free, and is taken now."""
 
 
 class _Wanted(NamedTuple):
@@ -196,14 +212,14 @@ def _link(wanted: _Wanted, undo: ExitStack, saved: tuple[str, ...]) -> Workspace
             wanted.path, wanted.branch, wanted.base, wanted.repository, "worktree", wanted.state_root, saved + kept
         )  # fmt: skip
         undo.callback(_roll_back, workspace, tip, start)
-        # Detached first: until the branch exists there is an entry that names us, so no kill can orphan a branch.
+        # The branch comes last: whenever it exists, an entry exists that names it and us, so no kill orphans it.
         options = ("--quiet", "--detach", "--no-checkout", "--lock", "--reason", wanted.reason)
         git.run("worktree", "add", *options, str(wanted.path), start, cwd=wanted.home, keep=(lock,))
+        git.run("symbolic-ref", "-m", "necrocode", "HEAD", wanted.ref, cwd=wanted.path, keep=(lock,))
         if tip != start:
             _move_branch(wanted, start, tip, lock)
-        git.run("symbolic-ref", "-m", "necrocode", "HEAD", wanted.ref, cwd=wanted.path, keep=(lock,))
-    with git.checkout_turn(wanted.state_root):
-        git.run("reset", "--hard", "--quiet", "--no-recurse-submodules", cwd=wanted.path)
+    with git.checkout_turn(wanted.state_root), git.directory_lock(wanted.path) as lock:
+        git.run("reset", "--hard", "--quiet", "--no-recurse-submodules", cwd=wanted.path, keep=(lock,))
     return workspace
 
 
@@ -252,7 +268,7 @@ def _drop_entry(repository: Repository, path: Path, lock: int) -> None:
     if path.is_dir() and not any(path.iterdir()):
         path.rmdir()
     if os.path.lexists(path):
-        raise WorkspaceKept(str(path), "it came back while it was being removed")
+        raise _CameBack(str(path), "somebody made it again meanwhile")
     git.run("worktree", "remove", "--force", "--force", str(path), cwd=repository.common_dir, keep=(lock,))
 
 
@@ -308,8 +324,8 @@ def _clone(wanted: _Wanted, undo: ExitStack, saved: tuple[str, ...]) -> Workspac
     delete_tree(half)
     options = ("--quiet", "--shared", "--no-checkout", "--no-tags", "--template=", *_carried_settings(wanted.home))
     git.run("clone", *options, "--", str(wanted.repository.common_dir), str(half), cwd=wanted.home)
-    with git.checkout_turn(wanted.state_root):
-        git.run("checkout", "--quiet", "--no-track", "-B", wanted.branch, start, "--", cwd=half)
+    with git.checkout_turn(wanted.state_root), git.directory_lock(half) as lock:
+        git.run("checkout", "--quiet", "--no-track", "-B", wanted.branch, start, "--", cwd=half, keep=(lock,))
     if wanted.path.is_dir():
         wanted.path.rmdir()
     half.rename(wanted.path)
@@ -318,7 +334,7 @@ def _clone(wanted: _Wanted, undo: ExitStack, saved: tuple[str, ...]) -> Workspac
 
 def _carried_settings(root: Path) -> Iterator[str]:
     """Options of `git clone` for settings that a checkout or commit needs and a clone would not have."""
-    said = git.run("config", "--local", "-z", "--get-regexp", _CARRIED, cwd=root, check=False).stdout
+    said = git.run("config", "--local", "-z", "--get-regexp", _CARRIED, cwd=root, ok=git.YES_OR_NO).stdout
     for setting in [*said.split("\0")[:-1], "remote.origin.pushUrl\nfile:///dev/null"]:
         yield from ("--config", setting.replace("\n", "=", 1))
 
@@ -370,7 +386,12 @@ def _fetched(workspace: Workspace) -> Iterator[str]:
     try:
         yield tip
     finally:
-        git.delete_ref(ref, tip, cwd=home)
+        _forget(ref, home)
+
+
+def _forget(ref: str, home: Path) -> None:
+    # Not checked: a git that outlived a killed process may have deleted it first.
+    git.run("update-ref", "-d", ref, cwd=home, check=False)
 
 
 def _refuse_checked_out(workspace: Workspace) -> None:
@@ -414,6 +435,12 @@ def _clear(wanted: _Wanted) -> tuple[str, ...]:
         return ()
     if not path.is_dir():
         raise ConfigError(f"{path} is in the way: a workspace needs a directory there")
+    with git.directory_lock(path):
+        return _replace(wanted)
+
+
+def _replace(wanted: _Wanted) -> tuple[str, ...]:
+    path = wanted.path
     if not any(path.iterdir()):
         return ()
     found = next((left for left in _found(wanted.repository, wanted.state_root) if left.workspace.path == path), None)
@@ -467,10 +494,15 @@ def _preserve_linked(workspace: Workspace) -> tuple[str, ...]:
     if link != "linked":
         parent = git.branch_tip(workspace.branch, cwd=repository.common_dir) or workspace.base
         return _save_files(workspace, parent, git_dir=repository.common_dir)
-    head = git.rev_parse("HEAD", cwd=path)
+    head = _head(workspace)
     if saved := _save_files(workspace, head):
         return saved
     return () if git.is_held(head, cwd=repository.common_dir) else (_save_ref(repository, path, head),)
+
+
+def _head(workspace: Workspace) -> str:
+    """The commit that is checked out, or, on a branch without commits, the base."""
+    return git.rev_parse("HEAD" if git.has_commit(workspace.path) else workspace.base, cwd=workspace.path)
 
 
 def _save_files(workspace: Workspace, parent: str, git_dir: Path | None = None) -> tuple[str, ...]:
@@ -499,7 +531,7 @@ def _preserve_clone(workspace: Workspace) -> tuple[str, ...]:
     for incoming, tip in _refs_under(folder, root).items():
         if not git.is_held(tip, cwd=root, but=f"{INCOMING}/*"):
             saved.append(_save_ref(workspace.repo, path, tip))
-        git.delete_ref(incoming, tip, cwd=root)
+        _forget(incoming, root)
     head = tips.get("HEAD", home)
     # What the runner committed at home, the clone itself does not know.
     parent = home if git.is_ancestor(head, home, cwd=root) else head
@@ -584,7 +616,7 @@ def _why_keep(workspace: Workspace, landed: bool) -> str:
         tip = collect(workspace)
         tree = git.work_tree(path, parent=tip, git_dir=workspace.repo.common_dir)
     else:
-        tip = git.rev_parse("HEAD", cwd=path)
+        tip = _head(workspace)
         tree = git.work_tree(path, parent=tip)
     if tree.dirty:
         changed = [change.path for change in git.changes(tree.committed, tree.files, cwd=root)]
@@ -609,9 +641,7 @@ def _discard(workspace: Workspace) -> None:
     except OSError as error:
         raise WorkspaceKept(str(workspace.path), f"it could not be moved aside: {error}") from error
     if workspace.mode == "clone":
-        record = _clone_ref(workspace.path)
-        if tip := git.ref_tip(record, cwd=workspace.repo.common_dir):
-            git.delete_ref(record, tip, cwd=workspace.repo.common_dir)
+        _forget(_clone_ref(workspace.path), workspace.repo.common_dir)
         delete_tree(workspace.path.with_name(_HALF_MADE + workspace.path.name))
     else:
         with git.repository_mutex(workspace.state_root, workspace.repo) as lock:
@@ -696,7 +726,7 @@ def _judged(left: Leftover) -> Leftover:
 @contextmanager
 def _tip(workspace: Workspace) -> Iterator[str]:
     if workspace.mode != "clone":
-        yield git.rev_parse("HEAD", cwd=workspace.path)
+        yield _head(workspace)
         return
     home, known = workspace.repo.common_dir, git.branch_tip(workspace.branch, cwd=workspace.repo.common_dir)
     with _fetched(workspace) as tip:
@@ -715,7 +745,7 @@ def copy_included(source: Path, target: Path) -> list[str]:
         return []
     listing = ("ls-files", "-z", "--others", "--ignored", f"--exclude-from={source / INCLUDE}")
     named = git.run(*listing, cwd=source).stdout
-    ignored = git.run("check-ignore", "-z", "--stdin", cwd=source, input=named, check=False).stdout
+    ignored = git.run("check-ignore", "-z", "--stdin", cwd=source, input=named, ok=git.YES_OR_NO).stdout
     return [name for name in ignored.split("\0")[:-1] if _copy(source, target, name)]
 
 

@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import pytest
@@ -767,4 +768,120 @@ def test_32_processes_ask_for_workspaces_at_once(home, mode, gate):
         assert len(git.commits("main", f"necrocode/run/{name}", cwd=home.root)) == 1
     assert sorted(home.entries()) == ([] if gate == "retire" else sorted(home.folder / name for name in names))
     assert home.snapshots() == {}
+    sh("git", "fsck", "--strict", cwd=home.root)
+
+
+SHIM = """#!/bin/sh
+read n < "$NC_COUNT"; n=$((n + 1)); echo $n > "$NC_COUNT"
+[ $n = "$NC_AT" ] && [ "$NC_WHEN" = before ] && { kill -9 $PPID; exit 1; }
+[ $n = "$NC_AT" ] && [ "$NC_WHEN" = orphan ] && { kill -9 $PPID; sleep 0.1; }
+{git} "$@"; code=$?
+[ $n = "$NC_AT" ] && echo over > "$NC_COUNT"
+exit $code
+"""
+
+
+class Killer:
+    """Runs a step in a child that is killed at its n-th call of git: before it, or so that it runs on alone."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder, self.runs, real = folder, 0, git._binary(os.environ["PATH"])
+        (folder / "bin").mkdir()
+        (folder / "bin" / "git").write_text(SHIM.replace("{git}", real))
+        (folder / "bin" / "git").chmod(0o755)
+        self.path = f"{folder / 'bin'}:{os.environ['PATH']}"
+
+    def killed(self, step, at: int, when: str) -> bool:
+        """Whether the step was killed; False when it ended before its `at`-th call."""
+        self.runs += 1  # a file for each run: an orphan of the last one may still count in its own
+        self.count = self.folder / f"count-{self.runs}"
+        self.count.write_text("0\n")
+        child = os.fork()
+        if child == 0:
+            os.environ.update(PATH=self.path, NC_COUNT=str(self.count), NC_AT=str(at), NC_WHEN=when)
+            try:
+                step()
+                os._exit(0)
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(1)
+        status = os.waitpid(child, 0)[1]
+        assert status in (0, signal.SIGKILL), (at, when, status)
+        return status == signal.SIGKILL
+
+    def wait_for_orphan(self) -> None:
+        until = time.monotonic() + 30
+        while self.count.read_text() != "over\n":
+            assert time.monotonic() < until
+            time.sleep(0.005)
+
+
+@pytest.fixture
+def killer(tmp_path, monkeypatch) -> Killer:
+    return Killer(tmp_path, monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("when", ["before", "orphan"])
+@pytest.mark.parametrize("mode", MODES)
+def test_prepare_copes_with_what_a_killed_prepare_left(home, killer, mode, when):
+    at = 1
+    while killer.killed(lambda: home.prepare(mode=mode), at, when):
+        orphans = home.branches() - {"main"}
+        assert not orphans or len(workspace.list_leftovers(home.repository, home.state)) == 1, at
+        made = home.prepare(mode=mode)
+        assert not git.is_dirty(made.path), at
+        assert git.current_branch(made.path) == made.branch
+        assert workspace.retire(made, landed=False) == ()
+        workspace.empty_trash(home.folder)
+        home.assert_tidy()
+        at += 1
+        assert at < 60
+    assert at > 6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("when", ["before", "orphan"])
+@pytest.mark.parametrize("mode", MODES)
+def test_gc_clears_what_a_killed_prepare_left(home, killer, mode, when):
+    at = 1
+    while killer.killed(lambda: home.prepare(mode=mode), at, when):
+        if when == "orphan":
+            killer.wait_for_orphan()
+        for left in workspace.list_leftovers(home.repository, home.state):
+            workspace.retire(left.workspace, landed=False, force=True)
+        workspace.empty_trash(home.folder)
+        home.assert_tidy()
+        at += 1
+        assert at < 60
+    assert at > 6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("when", ["before", "orphan"])
+@pytest.mark.parametrize("mode", MODES)
+def test_no_byte_is_lost_by_a_removal_killed_anywhere(home, killer, mode, when):
+    at, killed = 1, True
+    while killed:
+        made = home.prepare(mode=mode, fresh=False)
+        tip = commit(made.path, "work", f"{at}\n")
+        (made.path / "README.md").write_text(f"changed {at}\n")
+        (made.path / "new").write_text(f"new {at}\n")
+        killed = killer.killed(lambda made=made: workspace.retire(made, landed=False, force=True), at, when)
+        if not (killed and made.path.exists()):
+            assert any(git.is_ancestor(tip, held, cwd=home.root) for held in [made.branch, *home.snapshots().values()])
+            saved = [home.blob(ref, "new") for ref in home.snapshots() if "new" in sh("git", "ls-tree", "--name-only", ref, cwd=home.root)]
+            assert f"new {at}" in saved, at
+        else:
+            assert (made.path / "new").read_text() == f"new {at}\n"
+            assert git.rev_parse("HEAD", cwd=made.path) == tip
+        for left in workspace.list_leftovers(home.repository, home.state):
+            workspace.retire(left.workspace, landed=False, force=True)
+        workspace.empty_trash(home.folder)
+        assert home.entries() == []
+        assert list(home.folder.iterdir()) == []
+        at += 1
+        assert at < 80
+    assert at > 6
     sh("git", "fsck", "--strict", cwd=home.root)
