@@ -71,9 +71,13 @@ class Fleet:
             task.id, task.priority, task.after, self.plan.claims[task.id], None, Policy(retries=task.retries), True
         )
 
-    def interrupt(self) -> None:
+    @property
+    def interrupted(self) -> bool:
+        return self._interrupts > 0
+
+    def interrupt(self, times: int = 1) -> None:
         """Once: start nothing more. Twice: end what runs. Safe to call from a signal handler."""
-        self._interrupts += 1
+        self._interrupts = max(times, self._interrupts)
         with suppress(BlockingIOError):
             os.write(self._wake[1], b"!")
 
@@ -261,9 +265,7 @@ class Fleet:
             if running.runner_id:
                 process.end_tree(running.runner_id, grace=self.plan.grace)
             number = int(running.folder.name.rpartition(".")[2])
-            lost = Outcome(
-                task_id, Status.LOST, number, "its runner died", "lost", running.runner_id, ended=time.time()
-            )
+            lost = Outcome(task_id, Status.LOST, number, "its runner died", "lost", runner_id=running.runner_id)
             write_result(running.folder, lost._replace(exit_code=None, runner_id=running.runner_id))
             self._tell("attempt.lost", task_id, attempt=number)
             self._ledger.sweep()

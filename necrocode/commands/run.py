@@ -1,0 +1,189 @@
+"""necrocode run: many tasks at once, each in its own workspace, its work on its own branch."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from necrocode.errors import ConfigError
+
+if TYPE_CHECKING:
+    from necrocode.fleet import Fleet
+    from necrocode.launch import Draft
+    from necrocode.ledger.files import FileLedger
+    from necrocode.runs import Plan
+
+
+@click.command()
+@click.argument("file", required=False, type=click.Path())
+@click.option(
+    "-n", "--jobs", type=click.IntRange(1), help="Tasks at once (default: the file's, then the number of cores)."
+)
+@click.option("--dry-run", is_flag=True, help="Print the plan, with order and conflicts, and touch nothing.")
+@click.option("--only", multiple=True, metavar="ID", help="Only this task (may be repeated); others count as done.")
+@click.option("--failed", is_flag=True, help="Take the file's last run up again, and try its failed tasks once more.")
+@click.option("--resume", metavar="RUN", help="Take a run up again ('last': the newest). Nothing done is repeated.")
+@click.option(
+    "--fail-fast/--keep-going", default=False, help="After a failure, start nothing more (default: keep going)."
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0, min_open=True),
+    metavar="SECONDS",
+    help="Time for each attempt, instead of the file's.",
+)
+@click.option(
+    "--patience",
+    type=click.FloatRange(0),
+    metavar="SECONDS",
+    help="How long to wait for what strangers hold (default: for ever).",
+)
+@click.option("--agent", default="", help="The agent for prompts: a known name, or a command line with {prompt}.")
+@click.option(
+    "--workspace",
+    "mode",
+    type=click.Choice(["worktree", "clone", "none"]),
+    help="Where tasks work (default: worktree).",
+)
+@click.option(
+    "--workspaces",
+    "directory",
+    default="",
+    type=click.Path(),
+    help="Where workspaces are made (default: REPO.worktrees).",
+)
+@click.option("--keep", is_flag=True, help="Keep the workspaces of tasks that are done, too.")
+@click.option("--base", default="", metavar="REV", help="What tasks start from (default: the branch you are on).")
+@click.option("-q", "--quiet", is_flag=True, help="No progress, only the end.")
+@click.option("--json", "as_json", is_flag=True, help="The outcome as one JSON document on stdout.")
+@click.pass_context
+def run(context: click.Context, /, **options: Any) -> None:
+    """Run the tasks of FILE (TOML, JSON, JSON Lines or YAML), many at once.
+
+    Each task works in a workspace of its own and leaves its work on the branch necrocode/RUN/TASK. Tasks that want
+    the same files are put in line; what others on this machine hold is waited for. Ctrl-C once: start nothing more;
+    twice: stop what runs; three times: leave (go on with --resume).
+    """
+    from necrocode.ledger.files import FileLedger
+    from necrocode.progress import stderr
+
+    ledger = FileLedger(context.obj and context.obj.get("state_dir"))
+    plan, retry_failed, notes = _plan(ledger, options)
+    console = stderr()
+    for note in notes:
+        console.print(f"note: {note}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+    if options["dry_run"]:
+        return _show_plan(plan, options["as_json"])
+    context.exit(_follow(ledger, plan, retry_failed, options))
+
+
+def _plan(ledger: FileLedger, options: dict[str, Any]) -> tuple[Plan, bool, tuple[str, ...]]:
+    from necrocode.runs import Plan, new_run, runs
+
+    if options["resume"] or options["failed"]:
+        run_id = options["resume"] if options["resume"] not in (None, "last") else _newest(ledger, options["file"])
+        plan = Plan.load(ledger.state, run_id)
+        return plan._replace(jobs=options["jobs"] or plan.jobs), options["failed"], ()
+    if not options["file"]:
+        raise ConfigError("no task file is given", hint="necrocode run tasks.toml, or --resume last")
+    made = _draft(options)
+    if options["dry_run"]:
+        return made.plan, False, made.notes
+    plan = made.plan._replace(run_id=new_run(ledger.state))
+    plan.save(ledger.state)
+    assert plan.run_id in runs(ledger.state)
+    return plan, False, made.notes
+
+
+def _newest(ledger: FileLedger, file: str | None) -> str:
+    """The newest run, of this file when one is named."""
+    from necrocode.runs import Plan, runs
+
+    for run_id in runs(ledger.state):
+        if file is None or Plan.load(ledger.state, run_id).source == os.path.abspath(file):
+            return run_id
+    raise ConfigError(f"there is no earlier run{f' of {file}' if file else ''}", hint="start one: necrocode run FILE")
+
+
+def _draft(options: dict[str, Any]) -> Draft:
+    from necrocode.launch import Wishes, draft
+    from necrocode.taskfile import read_tasks
+
+    named = {"keep": "keep_workspaces"}
+    wanted = {named.get(key, key): value for key, value in options.items()}
+    wishes = Wishes(**{key: value for key, value in wanted.items() if key in Wishes._fields})
+    return draft(read_tasks(options["file"]), wishes, Path.cwd())
+
+
+def _follow(ledger: FileLedger, plan: Plan, retry_failed: bool, options: dict[str, Any]) -> int:
+    from necrocode.fleet import Fleet
+    from necrocode.progress import Progress, stderr, summary
+
+    console = stderr()
+    progress = Progress(plan, console, quiet=options["quiet"] or options["as_json"])
+    fleet = Fleet(plan, ledger, listener=progress.heard, retry_failed=retry_failed)
+    _obey_signals(fleet, plan.run_id)
+    if not (options["quiet"] or options["as_json"]):
+        console.print(f"run {plan.run_id}: {len(plan.tasks)} tasks, {plan.jobs} at once", highlight=False)
+    with progress.shown():
+        outcomes = fleet.run()
+    if options["as_json"]:
+        click.echo(json.dumps({"run": plan.run_id, "tasks": [o.to_dict() for o in outcomes.values()]}, indent=2))
+    else:
+        console.print(summary(plan, outcomes))
+    return _exit_code(fleet)
+
+
+def _exit_code(fleet: Fleet) -> int:
+    outcomes = fleet.outcomes.values()
+    if fleet.interrupted:
+        return 130
+    for kind, code in (("not_found", 127), ("not_executable", 126)):
+        if any(outcome.error_kind == kind for outcome in outcomes):
+            return code
+    return 0 if all(outcome.ok for outcome in outcomes) else 1
+
+
+def _obey_signals(fleet: Fleet, run_id: str) -> None:
+    """Once: start nothing more. Twice, or SIGTERM: stop what runs. Three times: leave; the runners go on."""
+    asked = 0
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        asked += 1 if number == signal.SIGINT else 2
+        if asked > 2 and number == signal.SIGINT:
+            os.write(sys.stderr.fileno(), f"\nleft; go on with: necrocode run --resume {run_id}\n".encode())
+            os._exit(130)
+        fleet.interrupt(asked)
+
+    signal.signal(signal.SIGINT, on_signal)
+    signal.signal(signal.SIGTERM, on_signal)
+
+
+def _show_plan(plan: Plan, as_json: bool) -> None:
+    from necrocode.plan import plan as rehearse
+    from necrocode.schedule import Entry
+
+    rows = rehearse((Entry(t.id, t.priority, t.after, plan.claims[t.id]) for t in plan.tasks), plan.jobs)
+    if as_json:
+        listed = [{**row._asdict(), "behind": [behind.after for behind in row.behind]} for row in rows]
+        click.echo(json.dumps({"jobs": plan.jobs, "base": plan.base, "tasks": listed}, indent=2))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("WAVE", "TASK", "AFTER", "CLAIMS", "IN LINE BEHIND"):
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        claims = ", ".join(map(str, plan.claims[row.task_id]))
+        behind = ", ".join(f"{b.after} ({b.wanted})" for b in row.behind)
+        table.add_row(str(row.wave or "never"), row.task_id, ", ".join(row.after), claims, behind or row.never)
+    Console().print(table)

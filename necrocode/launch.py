@@ -1,0 +1,164 @@
+"""From a task file and a few wishes to the plan of a run; everything that can be refused is refused here, before
+anything is touched."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import tomllib
+from collections.abc import Collection, Iterable, Mapping
+from datetime import UTC, datetime
+from importlib import resources
+from pathlib import Path
+from typing import NamedTuple
+
+from necrocode import git, workspace
+from necrocode.claim import Claim
+from necrocode.errors import ConfigError, NecrocodeError
+from necrocode.runs import Plan
+from necrocode.task import Argv, Task, TaskFile
+
+
+class AgentMissing(NecrocodeError):
+    """An agent that tasks name cannot be started; `code` is 127 (not found) or 126 (not executable)."""
+
+    def __init__(self, name: str, program: str, code: int) -> None:
+        what = "is not installed" if code == 127 else "cannot be executed"
+        super().__init__(f"agent {name!r}: {program} {what}", hint="install it, or name another agent with --agent")
+        self.name, self.program, self.code = name, program, code
+
+
+class Wishes(NamedTuple):
+    """What was said on the command line, beyond the file; None and "" leave it to the file, then to the default."""
+
+    jobs: int | None = None
+    only: tuple[str, ...] = ()
+    timeout: float | None = None
+    agent: str = ""
+    mode: workspace.Mode | None = None
+    base: str = ""
+    fail_fast: bool = False
+    patience: float | None = None
+    directory: str = ""
+    keep_workspaces: bool = False
+
+
+class Draft(NamedTuple):
+    """A plan without a run id yet, and what the user should know about it."""
+
+    plan: Plan
+    notes: tuple[str, ...] = ()
+
+
+def draft(file: TaskFile, wishes: Wishes, where: Path) -> Draft:
+    """The plan for a task file, to be run on the repository at `where`.
+
+    Raises ConfigError for what cannot be run as it is written, AgentMissing for an agent that is not there."""
+    tasks, notes = _chosen(file.tasks, wishes.only)
+    tasks = tuple(_with_wishes(task, wishes) for task in tasks)
+    mode = wishes.mode or file.defaults.workspace or "worktree"
+    agents = _agents(tasks)
+    jobs = wishes.jobs or file.defaults.jobs or os.cpu_count() or 1
+    plan = Plan(
+        "", tasks, {}, jobs, mode, agents=agents, setup=file.defaults.setup, fail_fast=wishes.fail_fast,  # type: ignore[arg-type]
+        patience=wishes.patience, source=os.path.abspath(file.name), keep_workspaces=wishes.keep_workspaces,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )  # fmt: skip
+    if all(plan.mode_of(task) == "none" for task in tasks):
+        return Draft(plan._replace(claims=_plain_claims(tasks, where), repository=str(where)), notes)
+    return _in_repository(plan, wishes, where, notes)
+
+
+def _in_repository(plan: Plan, wishes: Wishes, where: Path, notes: tuple[str, ...]) -> Draft:
+    repository = git.open_repository(where)
+    if not git.has_commit(repository.root):
+        raise ConfigError(f"{repository.root} has no commit yet", hint="make one: git add -A && git commit -m start")
+    name = wishes.base or git.current_branch(repository.root) or "HEAD"
+    plan = plan._replace(
+        repository=str(repository.root), base=git.rev_parse(name, cwd=repository.root), base_name=name,
+        directory=wishes.directory or str(workspace.default_directory(repository)),
+        claims={task.id: _claims(task, repository, where) for task in plan.tasks},
+    )  # fmt: skip
+    return Draft(plan, (*notes, *_state_of(repository, name)))
+
+
+def _state_of(repository: git.Repository, name: str) -> Iterable[str]:
+    if changed := git.status(repository.root):
+        yield f"{len(changed)} uncommitted changes in {repository.root} are not seen by tasks: commit what they need"
+    if name == "HEAD":
+        yield "HEAD is detached: the tasks start from that commit"
+
+
+def _claims(task: Task, repository: git.Repository, where: Path) -> tuple[Claim, ...]:
+    try:
+        files = git.files_claims(repository, task.files, where)
+        others = [Claim.parse(text, repository.identity) for text in task.claims]
+        branch = [git.branch_claim(repository, task.branch)] if task.branch else []
+    except ConfigError as error:
+        raise ConfigError(str(error), where=f"task {task.id}", hint=error.hint) from error
+    return tuple(dict.fromkeys([*files, *others, *branch]))
+
+
+def _plain_claims(tasks: Iterable[Task], where: Path) -> Mapping[str, tuple[Claim, ...]]:
+    """Without workspaces, files are those of the directory itself."""
+    try:
+        repository = git.open_repository(where)
+    except ConfigError:
+        return {task.id: task.wanted(str(where)) for task in tasks}
+    return {task.id: _claims(task, repository, where) for task in tasks}
+
+
+def _chosen(tasks: tuple[Task, ...], only: Collection[str]) -> tuple[tuple[Task, ...], tuple[str, ...]]:
+    """The tasks that were asked for; what they come after outside of these counts as done, and is told."""
+    known = {task.id for task in tasks}
+    if unknown := [name for name in only if name not in known]:
+        raise ConfigError(
+            f"--only names {', '.join(unknown)}, which is not in the file",
+            hint=f"its tasks: {', '.join(sorted(known))}",
+        )
+    if not only:
+        return tasks, ()
+    chosen = tuple(task for task in tasks if task.id in only)
+    left_out = sorted({other for task in chosen for other in task.after if other not in only})
+    kept = tuple(task._replace(after=tuple(other for other in task.after if other in only)) for task in chosen)
+    return kept, (f"taken as done, because they are not among --only: {', '.join(left_out)}",) if left_out else ()
+
+
+def _with_wishes(task: Task, wishes: Wishes) -> Task:
+    return task._replace(
+        timeout=task.timeout if wishes.timeout is None else wishes.timeout,
+        agent=wishes.agent or task.agent if task.prompt else task.agent,
+    )
+
+
+def presets() -> Mapping[str, Argv]:
+    """The agents that necrocode knows by name."""
+    data = tomllib.loads(resources.files("necrocode").joinpath("presets.toml").read_text())
+    return {name: tuple(agent["argv"]) for name, agent in data.items()}
+
+
+def _agents(tasks: Iterable[Task]) -> dict[str, Argv]:
+    known = presets()
+    agents: dict[str, Argv] = {}
+    for task in tasks:
+        if task.prompt and not task.agent:
+            raise ConfigError(
+                f"task {task.id} has a prompt, but no agent is named",
+                hint=f"give --agent: {', '.join(known)}, or a command line with {{prompt}}",
+            )
+        if task.prompt and task.agent not in agents:
+            agents[task.agent] = _agent(task.agent, known)
+    return agents
+
+
+def _agent(name: str, known: Mapping[str, Argv]) -> Argv:
+    argv = known.get(name) or tuple(shlex.split(name))
+    if name not in known and not any("{prompt}" in argument for argument in argv):
+        raise ConfigError(
+            f"agent {name!r} is neither known nor a command line with {{prompt}}",
+            hint=f"known agents: {', '.join(known)}",
+        )
+    if shutil.which(argv[0]) is None:
+        raise AgentMissing(name, argv[0], 126 if os.path.exists(argv[0]) else 127)
+    return argv
