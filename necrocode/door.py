@@ -1,0 +1,110 @@
+"""What every verb of the command line stands on: where the state lies, where data and words go, in which form."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from necrocode.ledger.files import FileLedger
+    from necrocode.statedir import StateDir
+
+
+class Door:
+    """One call of the command line: its options, its two outputs. Data goes to stdout, everything else to stderr."""
+
+    def __init__(self) -> None:
+        self.state_dir: str | None = None
+        self.as_json = False
+        self.color: bool | None = None
+        """False: never; None: where the output is a terminal and NO_COLOR is not set."""
+
+    def colored(self, stream: Any = None) -> bool:
+        """Whether escape sequences may be written to that stream (default: stdout)."""
+        if self.color is not None:
+            return self.color
+        return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb" and (stream or sys.stdout).isatty()
+
+    def emit(self, value: Any) -> None:
+        """One JSON document on stdout."""
+        sys.stdout.write(json.dumps(plain(value), indent=2, ensure_ascii=False) + "\n")
+        sys.stdout.flush()
+
+    def show(self, text: str) -> None:
+        """Lines of data on stdout."""
+        sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
+        sys.stdout.flush()
+
+    def say(self, text: str) -> None:
+        """A sentence for the person who waits, on stderr."""
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
+
+    @property
+    def root(self) -> Path:
+        """Where the state directory is or would be."""
+        from necrocode.statedir import default_root
+
+        return Path(os.path.abspath(Path(self.state_dir).expanduser() if self.state_dir else default_root()))
+
+    def state(self) -> StateDir:
+        """The state directory, made when it is missing. Raises StateUnusable."""
+        from necrocode.statedir import StateDir
+
+        return StateDir(self.root)
+
+    def existing(self) -> StateDir | None:
+        """The state directory, or None where there is none yet: looking must not make one. Raises StateUnusable."""
+        return self.state() if (self.root / "VERSION").exists() else None
+
+    def ledger(self) -> FileLedger:
+        """The ledger in the state directory. Raises StateUnusable."""
+        from necrocode.ledger.files import FileLedger
+
+        return FileLedger(self.state())
+
+
+def plain(value: Any) -> Any:
+    """The same facts in what JSON has: named tuples and mappings as objects, claims, paths and times as text."""
+    if isinstance(value, (datetime, Path)):
+        return value.isoformat() if isinstance(value, datetime) else str(value)
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return str(value) if type(value).__name__ == "Claim" else plain(value._asdict())
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(item) for item in (sorted(value) if isinstance(value, (set, frozenset)) else value)]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        # A name that is no UTF-8 must not end the document half-way.
+        return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
+    return str(value)
+
+
+def verb(name: str, **settings: Any) -> Callable[[Callable[..., Any]], click.Command]:
+    """A command of the group: its function gets the Door first, then its own options; what it returns is the exit
+    code (None: 0). Every verb has --json and --state-dir."""
+
+    def decorate(function: Callable[..., Any]) -> click.Command:
+        @wraps(function)
+        def call(as_json: bool, state_dir: str | None, **options: Any) -> Any:
+            door = click.get_current_context().ensure_object(Door)
+            door.as_json |= as_json
+            door.state_dir = state_dir or door.state_dir
+            return function(door, **options)
+
+        command = click.command(name, **settings)(call)
+        command.params += [
+            click.Option(["--json", "as_json"], is_flag=True, help="One JSON document on stdout."),
+            click.Option(["--state-dir"], metavar="DIR", help="Another state directory."),
+        ]
+        return command
+
+    return decorate
