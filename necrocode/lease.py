@@ -135,14 +135,14 @@ class RunnerInstance(NamedTuple):
             claims=tuple(
                 Claim(_text(kind), _text(path), mode == "shared") for kind, path, mode in data.get("claims", ())
             ),
-            token=data.get("token"),
-            waited_seconds=float(data.get("waited_seconds", 0.0)),
-            limit=data.get("limit"),
-            priority=int(data.get("priority", 0)),
-            heartbeat_timeout=float(data.get("heartbeat_timeout", 300.0)),
-            slot=bool(data.get("slot", True)),
+            token=_whole_or_none(data.get("token")),
+            waited_seconds=_seconds(data.get("waited_seconds", 0.0)),
+            limit=_whole_or_none(data.get("limit")),
+            priority=_whole(data.get("priority", 0)),
+            heartbeat_timeout=_seconds(data.get("heartbeat_timeout", 300.0)),
+            slot=data.get("slot", True) is not False,
             tree=data.get("lifeline") == "tree",
-            holder=Identity(*(data[field] for field in Identity._fields)) if "pid" in data else None,
+            holder=_identity(data) if "pid" in data else None,
             details=dict(data.get("details", {})),
         )
 
@@ -159,6 +159,29 @@ def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(f"expected text, found {value!r}")
     return value
+
+
+def _whole(value: object) -> int:
+    if type(value) is not int:
+        raise TypeError(f"expected a whole number, found {value!r}")
+    return value
+
+
+def _whole_or_none(value: object) -> int | None:
+    return None if value is None else _whole(value)
+
+
+def _seconds(value: object) -> float:
+    if not isinstance(value, int | float) or not value >= 0 or (isinstance(value, int) and value > 1 << 60):
+        raise ValueError("expected seconds")  # the value may be a number too long to print
+    return float(value)
+
+
+def _identity(data: Mapping[str, Any]) -> Identity:
+    numbers = (_whole(data[field]) for field in ("pid", "start_ticks", "pid_namespace", "time_namespace"))
+    pid, ticks, pid_namespace, time_namespace = numbers
+    boot, host, user = (_text(data[field]) for field in ("boot_id", "host", "user"))
+    return Identity(pid, ticks, boot, pid_namespace, time_namespace, host, user)
 
 
 class Holder(NamedTuple):
