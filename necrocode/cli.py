@@ -1,7 +1,7 @@
 """The front door: a group that imports a verb only when it is used, and the one place where errors become exit codes.
 
-    0 ok · 1 a task failed, or doctor found something · 2 usage · 3 conflict found · 75 held or full · 124 timeout
-    125 necrocode itself failed · 126/127 not executable / not found · 130/143 interrupted
+0 ok · 1 a task failed, or doctor found something · 2 usage · 3 conflict found · 75 held or full · 124 timeout
+125 necrocode itself failed · 126/127 not executable / not found · 130/143 interrupted
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ class Verbs(click.Group):
         command: click.Command = module.command
         return command
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         if args[0] not in VERBS and not args[0].startswith("-"):
             from difflib import get_close_matches
 
@@ -71,7 +73,9 @@ class Verbs(click.Group):
 
 
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--state-dir", metavar="DIR", help="Where the state lies (default: NECROCODE_STATE_DIR, or one per user).")
+@click.option(
+    "--state-dir", metavar="DIR", help="Where the state lies (default: NECROCODE_STATE_DIR, or one per user)."
+)
 @click.option("--no-color", is_flag=True, help="No colours (also: NO_COLOR=1).")
 @click.version_option(necrocode.__version__, "--version", message="necrocode %(version)s")
 @click.pass_obj
@@ -116,6 +120,8 @@ def _terminated(number: int, frame: FrameType | None) -> None:
 
 def exit_code(error: BaseException) -> int:
     """The exit code that tells what kind of error this was."""
+    if isinstance(own := getattr(error, "exit_code", None), int):
+        return own
     if isinstance(error, Refused) and error.waited:
         return 124
     return next((code for kind, code in _EXITS if isinstance(error, kind)), 125)

@@ -21,12 +21,12 @@ from necrocode.task import Argv, Task, TaskFile
 
 
 class AgentMissing(NecrocodeError):
-    """An agent that tasks name cannot be started; `code` is 127 (not found) or 126 (not executable)."""
+    """An agent that tasks name cannot be started; `exit_code` is 127 (not found) or 126 (not executable)."""
 
     def __init__(self, name: str, program: str, code: int) -> None:
         what = "is not installed" if code == 127 else "cannot be executed"
         super().__init__(f"agent {name!r}: {program} {what}", hint="install it, or name another agent with --agent")
-        self.name, self.program, self.code = name, program, code
+        self.name, self.program, self.exit_code = name, program, code
 
 
 class Wishes(NamedTuple):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from necrocode.outcome import Outcome
+from necrocode.plan import PlanRow
 from necrocode.runs import Plan
 
 if TYPE_CHECKING:
@@ -163,8 +163,23 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def stderr() -> Console:
-    """Where progress goes: standard error; colours as NO_COLOR, FORCE_COLOR and the terminal have it."""
+def rehearsal(plan: Plan, rows: Sequence[PlanRow]) -> Table:
+    """What a run would do: when each task starts, what it claims, and what it is put in line behind."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("WAVE", "TASK", "AFTER", "CLAIMS", "IN LINE BEHIND"):
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        claims = ", ".join(map(str, plan.claims[row.task_id]))
+        behind = ", ".join(f"{one.after} ({one.wanted})" for one in row.behind)
+        table.add_row(str(row.wave or "never"), row.task_id, ", ".join(row.after), claims, behind or row.never)
+    return table
+
+
+def console_on(stream: IO[str], color: bool | None) -> Console:
+    """A console on that stream; colours as NO_COLOR, FORCE_COLOR and the terminal have it, none when `color` is
+    False."""
     from rich.console import Console
 
-    return Console(file=sys.stderr)
+    return Console(file=stream, no_color=True if color is False else None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from necrocode.door import Door, verb
 from necrocode.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from necrocode.runs import Plan
 
 
-@click.command()
+@verb("run")
 @click.argument("file", required=False, type=click.Path())
 @click.option(
     "-n", "--jobs", type=click.IntRange(1), help="Tasks at once (default: the file's, then the number of cores)."
@@ -62,30 +62,25 @@ if TYPE_CHECKING:
 @click.option("--keep", is_flag=True, help="Keep the workspaces of tasks that are done, too.")
 @click.option("--base", default="", metavar="REV", help="What tasks start from (default: the branch you are on).")
 @click.option("-q", "--quiet", is_flag=True, help="No progress, only the end.")
-@click.option("--json", "as_json", is_flag=True, help="The outcome as one JSON document on stdout.")
-@click.pass_context
-def run(context: click.Context, /, **options: Any) -> None:
+def command(door: Door, /, **options: Any) -> int:
     """Run the tasks of FILE (TOML, JSON, JSON Lines or YAML), many at once.
 
     Each task works in a workspace of its own and leaves its work on the branch necrocode/RUN/TASK. Tasks that want
     the same files are put in line; what others on this machine hold is waited for. Ctrl-C once: start nothing more;
     twice: stop what runs; three times: leave (go on with --resume).
     """
-    from necrocode.ledger.files import FileLedger
-    from necrocode.progress import stderr
-
-    ledger = FileLedger(context.obj and context.obj.get("state_dir"))
+    ledger = door.ledger()
     plan, retry_failed, notes = _plan(ledger, options)
-    console = stderr()
     for note in notes:
-        console.print(f"note: {note}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+        door.say(f"note: {note}")
     if options["dry_run"]:
-        return _show_plan(plan, options["as_json"])
-    context.exit(_follow(ledger, plan, retry_failed, options))
+        _show_plan(door, plan)
+        return 0
+    return _follow(door, ledger, plan, retry_failed, options)
 
 
 def _plan(ledger: FileLedger, options: dict[str, Any]) -> tuple[Plan, bool, tuple[str, ...]]:
-    from necrocode.runs import Plan, new_run, runs
+    from necrocode.runs import Plan, new_run
 
     if options["resume"] or options["failed"]:
         run_id = options["resume"] if options["resume"] not in (None, "last") else _newest(ledger, options["file"])
@@ -98,7 +93,6 @@ def _plan(ledger: FileLedger, options: dict[str, Any]) -> tuple[Plan, bool, tupl
         return made.plan, False, made.notes
     plan = made.plan._replace(run_id=new_run(ledger.state))
     plan.save(ledger.state)
-    assert plan.run_id in runs(ledger.state)
     return plan, False, made.notes
 
 
@@ -122,22 +116,23 @@ def _draft(options: dict[str, Any]) -> Draft:
     return draft(read_tasks(options["file"]), wishes, Path.cwd())
 
 
-def _follow(ledger: FileLedger, plan: Plan, retry_failed: bool, options: dict[str, Any]) -> int:
+def _follow(door: Door, ledger: FileLedger, plan: Plan, retry_failed: bool, options: dict[str, Any]) -> int:
     from necrocode.fleet import Fleet
-    from necrocode.progress import Progress, stderr, summary
+    from necrocode.progress import Progress, console_on, summary
 
-    console = stderr()
-    progress = Progress(plan, console, quiet=options["quiet"] or options["as_json"])
+    quiet = options["quiet"] or door.as_json
+    console = console_on(sys.stderr, door.color)
+    progress = Progress(plan, console, quiet=quiet)
     fleet = Fleet(plan, ledger, listener=progress.heard, retry_failed=retry_failed)
     _obey_signals(fleet, plan.run_id)
-    if not (options["quiet"] or options["as_json"]):
+    if not quiet:
         console.print(f"run {plan.run_id}: {len(plan.tasks)} tasks, {plan.jobs} at once", highlight=False)
     with progress.shown():
         outcomes = fleet.run()
-    if options["as_json"]:
-        click.echo(json.dumps({"run": plan.run_id, "tasks": [o.to_dict() for o in outcomes.values()]}, indent=2))
+    if door.as_json:
+        door.emit({"run": plan.run_id, "tasks": [outcome.to_dict() for outcome in outcomes.values()]})
     else:
-        console.print(summary(plan, outcomes))
+        console_on(sys.stdout, door.color).print(summary(plan, outcomes))
     return _exit_code(fleet)
 
 
@@ -167,23 +162,14 @@ def _obey_signals(fleet: Fleet, run_id: str) -> None:
     signal.signal(signal.SIGTERM, on_signal)
 
 
-def _show_plan(plan: Plan, as_json: bool) -> None:
+def _show_plan(door: Door, plan: Plan) -> None:
     from necrocode.plan import plan as rehearse
+    from necrocode.progress import console_on, rehearsal
     from necrocode.schedule import Entry
 
     rows = rehearse((Entry(t.id, t.priority, t.after, plan.claims[t.id]) for t in plan.tasks), plan.jobs)
-    if as_json:
+    if door.as_json:
         listed = [{**row._asdict(), "behind": [behind.after for behind in row.behind]} for row in rows]
-        click.echo(json.dumps({"jobs": plan.jobs, "base": plan.base, "tasks": listed}, indent=2))
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("WAVE", "TASK", "AFTER", "CLAIMS", "IN LINE BEHIND"):
-        table.add_column(name, overflow="fold")
-    for row in rows:
-        claims = ", ".join(map(str, plan.claims[row.task_id]))
-        behind = ", ".join(f"{b.after} ({b.wanted})" for b in row.behind)
-        table.add_row(str(row.wave or "never"), row.task_id, ", ".join(row.after), claims, behind or row.never)
-    Console().print(table)
+        door.emit({"jobs": plan.jobs, "base": plan.base, "tasks": listed})
+    else:
+        console_on(sys.stdout, door.color).print(rehearsal(plan, rows))
