@@ -51,8 +51,7 @@ class Dependencies:
         return [task_id for task_id in waiting if other in self._needs.get(task_id, ())]
 
     def circle(self) -> list[str]:
-        """Some tasks that come after each other all around, if nobody outside of them can end their
-        waiting."""
+        """Some tasks that come after each other all around, if nobody outside of them can end their waiting."""
         path: dict[str, None] = {}
         at = next(iter(self._needs), "")
         while at not in path:

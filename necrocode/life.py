@@ -22,8 +22,8 @@ MOVES: Mapping[Status, frozenset[Status]] = {
     Status.TIMED_OUT: frozenset(),
     Status.CANCELLED: frozenset(),
 }
-"""Every legal move. STOPPING to WAITING is for tasks that ask for another try after a timeout, LOST to FAILED
-for those whose process died too often."""
+"""Every legal move. STOPPING to WAITING is for tasks that ask for another try after a timeout, LOST to FAILED for
+those whose process died too often."""
 
 ACTIVE = frozenset({Status.RUNNING, Status.STOPPING})
 """Where a task is while an attempt of it may still do something."""
@@ -33,8 +33,7 @@ ONCE = Policy()
 
 
 class InvalidMove(NecrocodeError):
-    """A driver told of something that cannot follow from where the task stands; `story` is how it got
-    there."""
+    """A driver told of something that cannot follow from where the task stands; `story` is how it got there."""
 
     def __init__(self, task_id: str, status: Status, to: Status, story: Iterable[str] = ()) -> None:
         told = tuple(story)
@@ -46,9 +45,9 @@ class InvalidMove(NecrocodeError):
 
 
 class Entry(NamedTuple):
-    """What the schedule knows of one task. `after` names tasks that must be done first; `claims` keep tasks
-    of one run apart; `timeout` is seconds for one attempt; `policy` says how often to try again and after how
-    long. With `retry_timeouts` an attempt whose clock ran out may be tried again too."""
+    """What the schedule knows of one task. `after` names tasks that must be done first; `claims` keep tasks of one run
+    apart; `timeout` is seconds for one attempt; `policy` says how often to try again and after how long. With
+    `retry_timeouts` an attempt whose clock ran out may be tried again too."""
 
     id: str
     priority: int = 0
@@ -60,8 +59,7 @@ class Entry(NamedTuple):
 
     @classmethod
     def of(cls, task: Task, repository: str = "", policy: Policy = ONCE) -> Entry:
-        """The entry for a task; its retries take the place of the policy's. Raises ConfigError for a bad
-        claim."""
+        """The entry for a task; its retries take the place of the policy's. Raises ConfigError for a bad claim."""
         policy = policy._replace(retries=task.retries)
         return cls(task.id, task.priority, task.after, task.wanted(repository), task.timeout, policy)
 
@@ -101,8 +99,8 @@ class Standing(NamedTuple):
 
 
 class Life:
-    """One task's life so far. `stage` is where a running attempt is: starting, working, or blocked;
-    `stopped_as` is what it will have been once a stopping attempt has ended."""
+    """One task's life so far. `stage` is where a running attempt is: starting, working, or blocked; `stopped_as` is
+    what it will have been once a stopping attempt has ended."""
 
     __slots__ = (
         "attempt", "entry", "error", "failures", "key", "losses", "reason", "stage", "status", "stopped_as",

@@ -10,9 +10,9 @@ from necrocode.schedule import Behind, Entry, GiveUp, Schedule, Start
 
 
 class PlanRow(NamedTuple):
-    """One task of a plan. `wave` counts from 1: it is when the task would start if all took equally long. `behind`
-    are the conflicts that the order avoids: for each claim of an earlier task that this one meets, the last task
-    before this one that has it, unless this one comes `after` that. `never` says why a task cannot start."""
+    """One task of a plan. `wave` counts from 1: it is when the task would start if all took equally long. `behind` are
+    the conflicts that the order avoids: for each claim of an earlier task that this one meets, the last task before
+    this one that has it, unless this one comes `after` that. `never` says why a task cannot start."""
 
     task_id: str
     wave: int

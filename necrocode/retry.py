@@ -12,8 +12,7 @@ from necrocode.errors import ConfigError
 class Policy(NamedTuple):
     """How often to try again, and after how long: `base * factor**n` seconds, never more than `cap`.
 
-    `retries` are attempts after the first; `jitter` (0 to 1) is the share of a delay that chance may take
-    off."""
+    `retries` are attempts after the first; `jitter` (0 to 1) is the share of a delay that chance may take off."""
 
     retries: int = 0
     base: float = 1.0
@@ -22,8 +21,7 @@ class Policy(NamedTuple):
     jitter: float = 0.0
 
     def delay(self, attempt: int, random: Callable[[], float] | None = None) -> float:
-        """Seconds before the retry number `attempt`, the first being 0. `random` gives numbers from 0 to
-        1."""
+        """Seconds before the retry number `attempt`, the first being 0. `random` gives numbers from 0 to 1."""
         seconds = min(self._grown(max(0, attempt)), self.cap)
         if not self.jitter:
             return seconds
@@ -57,8 +55,8 @@ def _random() -> Callable[[], float]:
 
 
 class CircuitBreaker:
-    """Says whether another attempt makes sense: after `threshold` failures in a row it is open for `recovery`
-    seconds, then half open: it lets one probe through, which closes or opens it again.
+    """Says whether another attempt makes sense: after `threshold` failures in a row it is open for `recovery` seconds,
+    then half open: it lets one probe through, which closes or opens it again.
 
     A probe of which nothing is heard for `recovery` seconds is given up, and the next one allowed."""
 

@@ -25,16 +25,15 @@ __all__ = [
     "MOVES", "Behind", "Entry", "GiveUp", "InvalidMove", "Order", "Schedule", "Standing", "Start", "Stop",
 ]  # fmt: skip
 
-
 Order = Start | Stop | GiveUp | Behind
 
 _ENDED = {Status.FAILED: "failed", Status.TIMED_OUT: "timed out", Status.CANCELLED: "was cancelled"}
 
 
 class Schedule:
-    """The tasks of one run. `limit` (None: no limit) may be changed at any time; `poison_limit` is how often
-    a task's process may die before the task counts as failed; with `fail_fast` the first failure ends the
-    starting of others; `random` is what jitter is drawn from."""
+    """The tasks of one run. `limit` (None: no limit) may be changed at any time; `poison_limit` is how often a task's
+    process may die before the task counts as failed; with `fail_fast` the first failure ends the starting of others;
+    `random` is what jitter is drawn from."""
 
     def __init__(
         self,
@@ -67,9 +66,6 @@ class Schedule:
     def __contains__(self, task_id: str) -> bool:
         return task_id in self._lives
 
-    def __len__(self) -> int:
-        return len(self._lives)
-
     @property
     def is_over(self) -> bool:
         """Whether every task came to its end."""
@@ -86,9 +82,6 @@ class Schedule:
         """Every move of one task, in order."""
         return tuple(self._lives[task_id].story)
 
-    def _is_done(self, task_id: str) -> bool:
-        return task_id in self._lives and self._lives[task_id].status is Status.DONE
-
     # facts
 
     def add(self, entry: Entry) -> None:
@@ -97,14 +90,15 @@ class Schedule:
             raise ConfigError(f"task {entry.id!r} is there twice", hint="give each task its own id")
         life = self._lives[entry.id] = Life(entry, len(self._lives))
         self._counts[Status.WAITING] += 1
-        needs = [other for other in entry.after if not self._is_done(other)]
+        known = self._lives
+        needs = [other for other in entry.after if other not in known or known[other].status is not Status.DONE]
         self._unchecked.update(dict.fromkeys(needs))
         if self._dependencies.add(life.id, needs):
             self._make_ready(life)
 
     def adopt(self, task_id: str, attempt: int, now: float) -> None:
-        """An attempt is found that was started elsewhere; limit and order are not asked. What became of it is
-        told like that of any other."""
+        """An attempt is found that was started elsewhere; limit and order are not asked. What became of it is told
+        like that of any other."""
         life = self._lives[task_id]
         self._begin(life, attempt, now)
         self._dependencies.drop(task_id)
@@ -117,8 +111,7 @@ class Schedule:
             self._arm(self._lives[task_id], now)
 
     def blocked(self, task_id: str) -> None:
-        """The runner of this attempt waits for somebody outside this run; the attempt's clock stands
-        still."""
+        """The runner of this attempt waits for somebody outside this run; the attempt's clock stands still."""
         if self._enter(self._lives[task_id], "blocked"):
             self._deadlines.clear(task_id)
 
@@ -235,21 +228,19 @@ class Schedule:
         for other in unchecked:
             found = self._lives.get(other)
             if found is None:
-                self._give_up_after(other, f"comes after {other!r}, which is not there", now)
+                for task_id in self._dependencies.unmeetable(other):
+                    self._end(self._lives[task_id], Status.CANCELLED, f"comes after {other!r}, which is not there", now)
             elif found.status.is_final:
                 self._settle(found, now)
 
-    def _give_up_after(self, other: str, why: str, now: float) -> None:
-        for task_id in self._dependencies.unmeetable(other):
-            self._end(self._lives[task_id], Status.CANCELLED, why, now)
-
     def _break_circles(self, now: float) -> None:
-        """When nothing runs, nothing is ready and nothing is delayed, those that wait do so for each
-        other."""
+        """When nothing runs, nothing is ready and nothing is delayed, those that wait do so for each other."""
         while self._counts[Status.WAITING] and not any(self._counts[status] for status in ACTIVE):
             if self._delays.next() is not None:
                 return
             circle = self._dependencies.circle()
+            if not circle:
+                return
             for task_id in circle:
                 self.cancel(task_id, now, "comes after itself: " + " -> ".join([*circle, circle[0]]))
 
@@ -307,8 +298,7 @@ class Schedule:
             self.stop_starting(now, f"{life.id} {_ENDED[to]}, and the run fails fast")
 
     def _settle(self, life: Life, now: float) -> None:
-        """What comes after a task that ended is free to start when that was done, and given up when it was
-        not."""
+        """What comes after a task that ended is free to start when that was done, and given up when it was not."""
         if life.status is Status.DONE:
             for task_id in self._dependencies.met(life.id):
                 self._make_ready(self._lives[task_id])

@@ -14,8 +14,8 @@ Argv = tuple[str, ...]
 
 
 class Step(NamedTuple):
-    """One command of a playbook. `condition` decides whether it runs at all (None: always); `fail_fast`
-    whether its failure ends the playbook; `timeout_seconds` and `retry_count` hold for this step alone."""
+    """One command of a playbook. `condition` decides whether it runs at all (None: always); `fail_fast` whether its
+    failure ends the playbook; `timeout_seconds` and `retry_count` hold for this step alone."""
 
     name: str
     command: Argv
@@ -29,11 +29,10 @@ class Task(NamedTuple):
     """What is asked. Exactly one of `prompt` (for an agent), `command` (an argv, never given to a shell) and
     `playbook` says what to do; the rest says under which terms.
 
-    `files` are path patterns within the repository and `claims` are `KIND:NAME` texts, all wanted for as long
-    as an attempt lasts; `after` names tasks whose success comes first; `timeout` and `silent_timeout`
-    (without any output) are seconds for one attempt, None for no clock; `retries` are further attempts after
-    the first; `verify` are commands that judge the work; `workspace` is worktree, clone, none, or None for
-    the default."""
+    `files` are path patterns within the repository and `claims` are `KIND:NAME` texts, all wanted for as long as an
+    attempt lasts; `after` names tasks whose success comes first; `timeout` and `silent_timeout` (without any output)
+    are seconds for one attempt, None for no clock; `retries` are further attempts after the first; `verify` are
+    commands that judge the work; `workspace` is worktree, clone, none, or None for the default."""
 
     id: str
     prompt: str = ""
@@ -86,9 +85,8 @@ def _tupled(data: Mapping[str, Any], fields: Iterable[str]) -> dict[str, Any]:
 
 
 class Defaults(NamedTuple):
-    """What a task file says once for all its tasks; each task may say otherwise. `env` and a task's own env
-    are joined. `setup` are commands run in each fresh workspace, `jobs` the number of tasks at once (None:
-    unsaid)."""
+    """What a task file says once for all its tasks; each task may say otherwise. `env` and a task's own env are
+    joined. `setup` are commands run in each fresh workspace, `jobs` the number of tasks at once (None: unsaid)."""
 
     agent: str = ""
     timeout: float | None = None
@@ -110,11 +108,11 @@ class TaskFile(NamedTuple):
 
 
 def parse_tasks(text: str, *, format: Format = "toml", name: str = "tasks") -> TaskFile:
-    """The tasks in the text of a task file: TOML or YAML (PyYAML needed) or JSON with `task` and `defaults`,
-    or JSON Lines with one task on each. `name` is what the file is called in messages.
+    """The tasks in the text of a task file: TOML or YAML (PyYAML needed) or JSON with `task` and `defaults`, or JSON
+    Lines with one task on each. `name` is what the file is called in messages.
 
-    Raises ConfigError that names everything wrong with it, one line each: file, line, task, key, what, and
-    the word that may have been meant."""
+    Raises ConfigError that names everything wrong with it, one line each: file, line, task, key, what, and the word
+    that may have been meant."""
     # The models are slow to import, and most of those who import Task never read a file.
     from necrocode.taskbuild import built
     from necrocode.tasktext import decoded

@@ -1,5 +1,4 @@
-"""Reading a task file from the disk: which format it has, and what can be wrong before its text is looked
-at."""
+"""Reading a task file from the disk: which format it has, and what can be wrong before its text is looked at."""
 
 from __future__ import annotations
 
@@ -21,8 +20,8 @@ MOST_BYTES = 64 * 1024 * 1024
 
 
 def read_tasks(path: str | os.PathLike[str]) -> TaskFile:
-    """The tasks in a file, whose name says its format. Raises ConfigError that names the file, the line and
-    what is wrong: it is missing, unreadable, a directory, empty, too large, not UTF-8, or not a task file."""
+    """The tasks in a file, whose name says its format. Raises ConfigError that names the file, the line and what is
+    wrong: it is missing, unreadable, a directory, empty, too large, not UTF-8, or not a task file."""
     file = Path(path)
     if file.is_dir():
         raise ConfigError("it is a directory", where=str(path), hint="give a file")

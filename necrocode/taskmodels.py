@@ -1,5 +1,4 @@
-"""What a task file may hold, as pydantic models: the one declaration of its keys, their types and their
-meaning.
+"""What a task file may hold, as pydantic models: the one declaration of its keys, their types and their meaning.
 
 Imported only where a task file is read or its schema is asked for, since pydantic is slow to import."""
 
@@ -113,8 +112,7 @@ def schema() -> dict[str, Any]:
 
 
 def validated(model: type[_Model], data: Any, path: Path, mistakes: list[Mistake]) -> dict[str, Any] | None:
-    """The values of a table that lies at `path`; or None, with everything wrong about it added to
-    `mistakes`."""
+    """The values of a table that lies at `path`; or None, with everything wrong about it added to `mistakes`."""
     try:
         return model.model_validate(data).model_dump()
     except ValidationError as error:

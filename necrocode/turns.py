@@ -21,8 +21,7 @@ Key = tuple[int, int]
 
 
 class Behind(NamedTuple):
-    """`task_id` could go but for `after`, because what it wants meets what that one holds or will hold
-    first."""
+    """`task_id` could go but for `after`, because what it wants meets what that one holds or will hold first."""
 
     task_id: str
     after: str
@@ -38,8 +37,7 @@ class Turn(NamedTuple):
 
 
 class _Place:
-    """One claim: who runs with it, who waits and will want it (a heap), and who is parked because of it (a
-    heap).
+    """One claim: who runs with it, who waits and will want it (a heap), and who is parked because of it (a heap).
 
     The heaps keep entries that are no longer true; whoever looks at their top throws those away."""
 
@@ -171,8 +169,7 @@ class Turns:
         return self._places.setdefault(claim, _Place())
 
     def _reopen(self, claim: Claim) -> None:
-        """If nobody runs with this claim and nobody ahead wants it, the first one parked here is asked
-        again."""
+        """If nobody runs with this claim and nobody ahead wants it, the first one parked here is asked again."""
         place = self._places.get(claim)
         if place is None or place.running:
             return
