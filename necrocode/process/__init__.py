@@ -11,21 +11,25 @@ from __future__ import annotations
 
 from necrocode.process.capture import sanitised
 from necrocode.process.child import Ended, Limits, Stop, run
-from necrocode.process.identity import boot_id, identity, is_gone, kill_holder
+from necrocode.process.foreground import Halt, foreground, signals_held
 from necrocode.process.tree import MARKER, Sampler, end_tree, marked
+from necrocode.process.who import boot_id, identity, is_gone, kill_holder
 
 __all__ = [
     "MARKER",
     "Ended",
+    "Halt",
     "Limits",
     "Sampler",
     "Stop",
     "boot_id",
     "end_tree",
+    "foreground",
     "identity",
     "is_gone",
     "kill_holder",
     "marked",
     "run",
     "sanitised",
+    "signals_held",
 ]

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from necrocode import clock
-from necrocode.process import identity as who
 from necrocode.process import tree as trees
+from necrocode.process import who
 from necrocode.process.capture import OnLine, Streams
 from necrocode.process.orphans import adopting
 
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 QUIET = 0.2
 """Seconds that what a leader left behind is given to end by itself, before it is ended."""
+
+LOOK = 5.0
+"""Seconds between looks at a running tree, in the long run; sooner at first, when most is started."""
 
 TICK = 0.1
 """Seconds between looks at what cannot wake us: a `stop` without a descriptor, a leader where there is no pidfd."""
@@ -206,9 +209,11 @@ class _Running:
         self._tree = trees.Tree(marker, who.stat(self._child.pid), below=below, adopt=adopt)
         for fd in self._streams.ours:
             self._poll.register(fd, select.POLLIN)
-        if hasattr(os, "pidfd_open"):
+        try:
             self._pidfd = os.pidfd_open(self._child.pid)
             self._poll.register(self._pidfd, select.POLLIN)
+        except (AttributeError, ProcessLookupError):
+            pass  # another system; or it has ended and SIGCHLD is ignored, so that no zombie was left
         wakes = getattr(self._stop, "fileno", None)
         if wakes:
             self._poll.register(wakes(), select.POLLIN)
@@ -235,7 +240,7 @@ class _Running:
             return self._ending.step(now)
         if now >= self._look_at:
             self._tree.look()
-            self._look_at, self._look_pause = now + self._look_pause, min(2 * self._look_pause, 5.0)
+            self._look_at, self._look_pause = now + self._look_pause, min(2 * self._look_pause, LOOK)
         return self._next(now)
 
     def _clocks(self) -> Iterator[tuple[float, Why]]:

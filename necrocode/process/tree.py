@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from necrocode import clock
 from necrocode.lease import Identity
-from necrocode.process import identity as who
-from necrocode.process.identity import Stat
+from necrocode.process import who
+from necrocode.process.who import Stat
 
 MARKER = "NECROCODE_LEASE"
 """The environment variable that every process of a tree inherits; its value names the tree."""
@@ -58,9 +58,11 @@ class Tree:
     def __init__(self, marker: str, leader: Stat | None, *, below: bool = False, adopt: bool = False) -> None:
         self.cpu_seconds = 0.0  # of the orphans reaped so far
         self.groups: frozenset[int] = frozenset()
+        self.reaped = 0  # orphans, so far
         self._marker, self._leader, self._below, self._adopt = marker, leader, below, adopt
         self._known: dict[int, int] = {}
         self._sessions: dict[int, int] = {}
+        self._spared: set[int] = set()
         if leader:
             self._add(leader, {leader.pid: leader})
 
@@ -79,6 +81,7 @@ class Tree:
 
         `groups` are from then on the process groups that hold nothing but processes of this tree."""
         view = View.now()
+        self._spared = view.spared
         self._forget(view.seen)
         first = view.children.get(os.getpid(), []) if self._below else list(view.seen.values())
         found: dict[int, Stat] = {}
@@ -91,6 +94,22 @@ class Tree:
         theirs = {view.seen[pid].group for pid in view.spared if pid in view.seen}
         self.groups = frozenset(it.group for it in alive if it.session in self._sessions and it.group not in theirs)
         return alive
+
+    def strike(self) -> None:
+        """SIGKILL to the tree's groups, which no group can outrun by forking, and to each member as soon as it is
+        seen, newest first: the only way to hit what goes on by forking and ending, always in a new group."""
+        for group in self.groups:
+            try:
+                os.killpg(group, signal.SIGKILL)
+            except (ProcessLookupError, PermissionError):
+                continue
+        for pid in sorted(_pids(), reverse=True) if who.proc_is_ours() else ():
+            process = None if self._others(pid) else who.stat(pid)
+            if process and not process.ended and process.pid not in self._spared and self._near(process):
+                who.send(pid, process.ticks, signal.SIGKILL)
+
+    def _near(self, process: Stat) -> bool:
+        return (not self._below or process.parent == os.getpid()) and self._belongs(process)
 
     def _gather(self, todo: list[Stat], view: View, found: dict[int, Stat]) -> None:
         """Add these and all that descend from them."""
@@ -140,6 +159,7 @@ class Tree:
                     _, _, usage = os.wait4(process.pid, os.WNOHANG | _WALL)
                 except ChildProcessError:
                     continue
+                self.reaped += 1
                 self.cpu_seconds += usage.ru_utime + usage.ru_stime
 
     def _adopted(self, process: Stat) -> bool:
@@ -160,6 +180,7 @@ class Ending:
         self._tree, self._quiet = tree, quiet
         self._kill = max(clock.monotonic(), quiet) + grace
         self._asked: set[tuple[int, int]] = set()
+        self._asked_at = 0
         self._pause = 0.001
         self._empty = 0
 
@@ -167,9 +188,12 @@ class Ending:
         """Do what is due; seconds until the next step, or None when nothing is left or nothing more can be done."""
         if self._tree.gone_for_sure():
             return None
+        before = self._tree.reaped
         left = self._tree.look()
-        self._empty = 0 if left else self._empty + 1
-        if self._empty > 1:  # a process just between fork and exec can be missed once
+        # Empty twice, since one look can miss what just starts; and nothing may have ended in between, since what
+        # forks and ends all the time is rarely seen alive.
+        self._empty = 0 if left or self._tree.reaped > before else self._empty + 1
+        if self._empty > 1:
             return None
         if now > self._kill + KILL_WAIT:
             self.survivors = tuple(sorted(process.pid for process in left))
@@ -177,32 +201,27 @@ class Ending:
         if now >= self._quiet:
             self._ask(left)
         if now >= self._kill:
-            kill(self._tree, left)
+            self._tree.strike()
+            for process in left:
+                who.send(process.pid, process.ticks, signal.SIGKILL)
         return self._next(now)
 
     def _ask(self, left: list[Stat]) -> None:
+        # Once each, and not what was started after: those are commands that clean up.
+        first = self._asked_at == 0
+        self._asked_at = self._asked_at or who.ticks_now()
         for process in left:
-            if (process.pid, process.ticks) not in self._asked:
-                self._asked.add((process.pid, process.ticks))
+            key = (process.pid, process.ticks)
+            if key not in self._asked and (first or process.ticks < self._asked_at):
+                self._asked.add(key)
                 self._pause = 0.001  # most end at once
                 # A stopped process acts on its SIGTERM only when it goes on.
-                who.send(process.pid, process.ticks, signal.SIGTERM, signal.SIGCONT)
+                who.send(*key, signal.SIGTERM, signal.SIGCONT)
 
     def _next(self, now: float) -> float:
         self._pause = 0.002 if now >= self._kill else min(self._pause * 1.5, 0.1)
         due = [at - now for at in (self._quiet, self._kill) if at > now]
         return min([self._pause, *due])
-
-
-def kill(tree: Tree, processes: list[Stat]) -> None:
-    """SIGKILL to the tree's groups first, which no group can outrun by forking, then to each process."""
-    for group in tree.groups:
-        try:
-            os.killpg(group, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            continue
-    for process in processes:
-        who.send(process.pid, process.ticks, signal.SIGKILL)
 
 
 def end_tree(marker: str, leader: Identity | None = None, grace: float = 10.0) -> tuple[int, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from typing import NamedTuple
 
 from necrocode.lease import Identity
@@ -114,6 +115,13 @@ def stat(pid: int) -> Stat | None:
         return parsed(pid, _read(f"/proc/{pid}/stat"))
     except (FileNotFoundError, ProcessLookupError, PermissionError):
         return None
+
+
+def ticks_now() -> int:
+    """This moment, as start times are told."""
+    if not _LINUX:
+        return int(time.time() * 100)
+    return int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK"))
 
 
 def parsed(pid: int, text: str) -> Stat:
