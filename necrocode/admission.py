@@ -29,6 +29,11 @@ class Standing(NamedTuple):
     timeout: float = 300.0
 
     @property
+    def name(self) -> tuple[str, int, int]:
+        """Runner, token and revision: what tells this record from all others."""
+        return (self.runner_id, self.token, self.revision)
+
+    @property
     def effective(self) -> tuple[Claim, ...]:
         return tuple(claim for claim in self.claims if claim.sticky) if self.fenced else self.claims
 
@@ -38,13 +43,11 @@ class Standing(NamedTuple):
 
 
 class Wish(NamedTuple):
-    """What a waiter wants."""
+    """What a waiter wants, besides a slot, and for whom."""
 
     claims: tuple[Claim, ...] = ()
-    limit: int | None = None
     spec_name: str = ""
     user: str = ""
-    slot: bool = True
 
 
 class Waiter:
@@ -52,12 +55,21 @@ class Waiter:
 
     The wish is read when it is first needed: a hand-over must not cost a read of the whole queue."""
 
-    __slots__ = ("_read", "_wish", "adding", "priority", "runner_id", "ticket")
+    __slots__ = ("_read", "_wish", "adding", "limit", "needs_slot", "priority", "runner_id", "ticket")
 
     def __init__(
-        self, runner_id: str, ticket: int, priority: int = 0, *, adding: bool = False, read: Callable[[], Wish]
+        self,
+        runner_id: str,
+        ticket: int,
+        priority: int = 0,
+        *,
+        adding: bool = False,
+        needs_slot: bool = True,
+        limit: int | None = None,
+        read: Callable[[], Wish] = Wish,
     ) -> None:
         self.runner_id, self.ticket, self.priority, self.adding = runner_id, ticket, priority, adding
+        self.needs_slot, self.limit = needs_slot and not adding, limit
         self._read = read
         self._wish: Wish | None = None
 
@@ -71,10 +83,6 @@ class Waiter:
         if self._wish is None:
             self._wish = self._read()
         return self._wish
-
-    @property
-    def needs_slot(self) -> bool:
-        return self.wish.slot and not self.adding
 
 
 class Obstacle(NamedTuple):
@@ -122,10 +130,10 @@ class View:
         found = (waiter for waiter in self.waiting.values() if waiter.runner_id == runner_id)
         return next((waiter for waiter in found if adding is None or waiter.adding == adding), None)
 
-    @property
-    def full(self) -> bool:
-        """Whether nobody, whatever their own limit, can have a slot."""
-        return self.limit is not None and self.live >= self.limit
+    def room(self, limit: int | None) -> tuple[int, int] | None:
+        """None while a request with this limit of its own may have a slot, else how many live and what limits."""
+        limits = [one for one in (limit, self.limit) if one is not None]
+        return (self.live, min(limits)) if limits and self.live >= min(limits) else None
 
     def ahead_of(self, waiter: Waiter) -> ClaimIndex:
         """What those ahead in the queue wait for."""
@@ -136,29 +144,35 @@ class View:
         return ahead
 
 
-def obstacle(view: View, waiter: Waiter, ahead: ClaimIndex) -> Obstacle | None:
-    """What keeps this waiter from standing now, or None. `ahead` is what those before it in line wait for."""
+def obstacle(view: View, waiter: Waiter, ahead: ClaimIndex | None = None) -> Obstacle | None:
+    """What keeps this waiter from standing now, or None. `ahead` is what those before it in line wait for, and is
+    looked up when it is not given and matters."""
     wish = waiter.wish
     if wish.claims and (unreadable := view.unreadable - {waiter.runner_id}):
         return Obstacle("unreadable", dict.fromkeys(sorted(unreadable)))
     if blockers := view.index.blockers(waiter.runner_id, wish.claims):
         return Obstacle(next(iter(blockers.values()))[0].family, blockers)
-    if waiter.needs_slot and (full := _no_slot(view, wish)):
+    if waiter.needs_slot and (full := _no_slot(view, waiter)):
         return full
+    if not wish.claims or not view.waiting:
+        return None
+    ahead = view.ahead_of(waiter) if ahead is None else ahead
     if blockers := ahead.blockers(waiter.runner_id, wish.claims):
         return Obstacle("queue", blockers)
     return None
 
 
-def _no_slot(view: View, wish: Wish) -> Obstacle | None:
-    limits = [limit for limit in (wish.limit, view.limit) if limit is not None]
-    if limits and view.live >= min(limits):
-        holders = [standing.runner_id for standing in view.standing.values() if standing.counts]
-        return Obstacle("limit", dict.fromkeys(holders), view.live, min(limits))
+def _no_slot(view: View, waiter: Waiter) -> Obstacle | None:
+    if full := view.room(waiter.limit):
+        holders = (standing.runner_id for standing in view.standing.values() if standing.counts)
+        return Obstacle("limit", dict.fromkeys(holders), *full)
+    wish = waiter.wish
     for quota, limit in view.quotas.items():
-        holders = [s.runner_id for s in view.standing.values() if s.counts and _within(quota, s.spec_name, s.user)]
-        if _within(quota, wish.spec_name, wish.user) and len(holders) >= limit:
-            return Obstacle("quota", dict.fromkeys(holders), len(holders), limit)
+        if _within(quota, wish.spec_name, wish.user):
+            holders = (s.runner_id for s in view.standing.values() if s.counts and _within(quota, s.spec_name, s.user))
+            blockers = dict.fromkeys(holders)
+            if len(blockers) >= limit:
+                return Obstacle("quota", blockers, len(blockers), limit)
     return None
 
 
@@ -172,15 +186,18 @@ def grantable(view: View) -> Iterator[Waiter]:
 
     Whoever takes one must grant or drop it before asking for the next: each answer looks at the view anew. A waiter
     that has to go on waiting reserves its claims against those behind it, so nobody who wants the same overtakes;
-    others may pass."""
-    reserved = ClaimIndex()
+    others may pass. What those without a slot want is only read when somebody behind them could have a slot."""
+    reserved, passed = ClaimIndex(), list[Waiter]()
     for waiter in view.in_order():
-        if not waiter.adding and view.full and waiter.needs_slot:
-            # Without a slot left only those that need none can go on, and they come first or are rare.
-            reserved.add(waiter.runner_id, waiter.wish.claims)
+        if waiter.needs_slot and view.room(waiter.limit):
+            passed.append(waiter)
             continue
+        if waiter.wish.claims:
+            for other in passed:
+                reserved.add(other.runner_id, other.wish.claims)
+            passed.clear()
         if obstacle(view, waiter, reserved):
-            reserved.add(waiter.runner_id, waiter.wish.claims)
+            passed.append(waiter)
         else:
             yield waiter
 

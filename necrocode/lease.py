@@ -211,7 +211,7 @@ class Holder(NamedTuple):
 class Lease:
     """The live handle of a grant, in the process that holds it. Only the ledger makes and changes one."""
 
-    __slots__ = ("bell", "lifeline", "pid", "record", "revision", "token")
+    __slots__ = ("bell", "lifeline", "mark", "pid", "record", "revision", "token", "windows")
 
     def __init__(self, record: RunnerInstance) -> None:
         self.record = record
@@ -220,6 +220,10 @@ class Lease:
         self.lifeline: int | None = None
         self.bell: int | None = None
         self.pid = 0
+        self.mark: tuple[int, ...] = ()
+        """The record's revision, inode, size and time of change, as last seen whole: another one was not our doing."""
+        self.windows = 0
+        """How many publishing windows are open."""
 
     @property
     def runner_id(self) -> str:

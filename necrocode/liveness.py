@@ -38,11 +38,14 @@ def judge(seen: Seen, timeout: float) -> str:
     return Liveness.ALIVE
 
 
+def may_publish(seen: Seen) -> bool:
+    """Whether it is inside a publishing window that is within its bound."""
+    return seen.publishing is not None and seen.publishing <= PUBLISHING_BOUND
+
+
 def may_fence(seen: Seen, timeout: float) -> bool:
     """Whether the lease may be revoked now: silent, and not inside a publishing window that is within its bound."""
-    if judge(seen, timeout) != Liveness.SILENT:
-        return False
-    return seen.publishing is None or seen.publishing > PUBLISHING_BOUND
+    return judge(seen, timeout) == Liveness.SILENT and not may_publish(seen)
 
 
 class Observer:

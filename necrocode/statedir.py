@@ -24,19 +24,10 @@ UNSHARED = os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
 """Flags of every open here: not inherited by other programs, never through a planted symbolic link."""
 
 _REMOTE = {
-    "nfs",
-    "nfs4",
-    "cifs",
-    "smb3",
-    "smbfs",
-    "9p",
-    "virtiofs",
-    "fakeowner",
-    "ceph",
-    "afs",
-    "fuse.sshfs",
-    "glusterfs",
+    *("nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ceph", "lustre", "glusterfs", "fuse.glusterfs", "fuse.sshfs"),
+    *("9p", "virtiofs", "fakeowner"),  # what virtual machines see of their host
 }
+_MOUNTS = "/proc/self/mountinfo"
 
 README = """\
 This directory coordinates necrocode's runners on this machine. Everything in it is a file you may read.
@@ -75,9 +66,13 @@ class StateDir:
     def __init__(self, root: str | os.PathLike[str] | None = None, *, group: bool = False, create: bool = True) -> None:
         self.root = Path(os.path.abspath(default_root() if root is None else Path(root).expanduser()))
         with told(self.root):
+            fresh = create and self._make_root(group)
+            self._trust()
+            if fresh or (create and not (self.root / "VERSION").exists()):
+                self._furnish()
+            self.version = self._version()
             if create:
-                self._make(group)
-            self._check()
+                self._make_folders()
 
     def __getattr__(self, name: str) -> Path:
         """`state.runners`, `state.queue`, ...: the folder of that name."""
@@ -94,53 +89,60 @@ class StateDir:
     def file_mode(self) -> int:
         return 0o660 if self.shared_by_group else 0o600
 
-    def _make(self, group: bool) -> None:
+    def _make_root(self, group: bool) -> bool:
         self.root.parent.mkdir(parents=True, exist_ok=True)
-        fresh = _mkdir(self.root, 0o2770 if group else 0o700)
-        if not fresh and (self.root / "VERSION").exists():
-            return
-        if not fresh and not _is_ours(self.root):
-            raise StateUnusable(
-                str(self.root), "holds other files and is no state directory", hint="name an empty or a new directory"
-            )
-        refuse_remote(self.root)
-        mode = stat.S_IMODE(os.stat(self.root).st_mode)
-        for folder in FOLDERS:
-            _mkdir(self.root / folder, mode)
-        self.shared_by_group = bool(mode & stat.S_ISGID and mode & stat.S_IWGRP)
-        if not (self.root / "README.md").exists():
-            self.write(self.root / "README.md", README.encode())
-        self.write(self.root / "VERSION", f"{FORMAT}\n".encode())
+        return _mkdir(self.root, 0o2770 if group else 0o700)
 
-    def _check(self) -> None:
+    def _trust(self) -> None:
+        """Before anything is written: whose directory this is, who else may write to it, and what it lies on."""
         found = os.stat(self.root)
+        if not stat.S_ISDIR(found.st_mode):
+            raise StateUnusable(str(self.root), "is not a directory")
         self.shared_by_group = bool(found.st_mode & stat.S_ISGID and found.st_mode & stat.S_IWGRP)
         if found.st_mode & stat.S_IWOTH or (found.st_mode & stat.S_IWGRP and not self.shared_by_group):
-            raise StateUnusable(
-                str(self.root),
-                f"others may write to it (mode {found.st_mode & 0o7777:o})",
-                hint=f"chmod 700 {self.root}",
-            )
+            mode = f"others may write to it (mode {found.st_mode & 0o7777:o})"
+            raise StateUnusable(str(self.root), mode, hint=f"chmod 700 {self.root}")
         if found.st_uid != os.geteuid() and not self.shared_by_group:
             raise StateUnusable(str(self.root), f"it belongs to user {found.st_uid}, you are {os.geteuid()}")
         if not os.access(self.root, os.W_OK | os.X_OK):
             raise StateUnusable(str(self.root), "it cannot be written")
-        self.version = self._version()
-        if self.version > FORMAT:
+        refuse_remote(self.root)
+
+    def _furnish(self) -> None:
+        """Into a directory without a VERSION: that one last, so that whoever sees it sees a whole one."""
+        if not _is_ours(self.root):
             raise StateUnusable(
-                str(self.root), f"a newer necrocode wrote it (format {self.version}, this one knows {FORMAT})",
-                hint="upgrade necrocode; nothing was changed",
-            )  # fmt: skip
+                str(self.root), "holds other files and is no state directory", hint="name an empty or a new directory"
+            )
+        self._make_folders()
+        if not (self.root / "README.md").exists():
+            self.write(self.root / "README.md", README.encode())
+        self.write(self.root / "VERSION", f"{FORMAT}\n".encode())
+
+    def _make_folders(self) -> None:
+        # Also those that somebody deleted, as the README allows for some of them.
+        mode = stat.S_IMODE(os.stat(self.root).st_mode)
+        for folder in FOLDERS:
+            if not os.path.isdir(self.root / folder):
+                _mkdir(self.root / folder, mode)
 
     def _version(self) -> int:
         path = self.root / "VERSION"
-        text = path.read_text(errors="replace").strip()
-        if not text.isdigit():
+        try:
+            text = read(path, most=64).decode(errors="replace").strip()
+        except ValueError:
+            text = "more than 64 bytes"
+        if not (text.isascii() and text.isdigit()):
             raise StateUnusable(
                 str(path),
                 f"is not a format number: {text[:40]!r}",
                 hint=f"write {FORMAT} into it if you know that it is right",
             )
+        if int(text) > FORMAT:
+            raise StateUnusable(
+                str(self.root), f"a newer necrocode wrote it (format {text}, this one knows {FORMAT})",
+                hint="upgrade necrocode; nothing was changed",
+            )  # fmt: skip
         return int(text)
 
     def write(self, path: Path, data: bytes, *, durable: bool = False) -> None:
@@ -149,19 +151,15 @@ class StateDir:
         Raises StateUnusable naming the path and the cause; nothing is left behind then."""
         temporary = self.tmp / f"{path.name}.{os.getpid()}.{os.urandom(4).hex()}"
         with told(path):
-            try:
-                put(temporary, data, mode=self.file_mode, durable=durable)
-                os.rename(temporary, path)
-            except BaseException:
-                with suppress(OSError):
-                    os.unlink(temporary)
-                raise
+            put(temporary, data, mode=self.file_mode, durable=durable)
+            move(temporary, path)
             if durable:
                 sync_folder(path.parent)
 
     def quarantine(self, path: Path) -> str:
         """Move an unreadable file aside, and say where to ("" when somebody else already did)."""
-        target = self.quarantine_folder / f"{path.name}.{os.urandom(3).hex()}"
+        target = self.quarantine_folder / f"{path.name[:200]}.{os.urandom(3).hex()}"
+        _mkdir(self.quarantine_folder, stat.S_IMODE(os.stat(self.root).st_mode))
         try:
             os.rename(path, target)
         except FileNotFoundError:
@@ -179,8 +177,13 @@ def told(path: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        where = error.filename if isinstance(error.filename, str) and error.filename else str(path)
-        raise StateUnusable(where, error.strerror or str(error), hint=_hint(error)) from error
+        raise refused(error, path) from error
+
+
+def refused(error: OSError, path: str | os.PathLike[str]) -> StateUnusable:
+    """What the operating system refused, as the error to raise; `path` when it does not say where."""
+    where = error.filename if isinstance(error.filename, str) and error.filename else str(path)
+    return StateUnusable(where, error.strerror or str(error), hint=_hint(error))
 
 
 def _hint(error: OSError) -> str:
@@ -195,18 +198,40 @@ def _hint(error: OSError) -> str:
 
 
 def put(path: str | os.PathLike[str], data: bytes, *, mode: int = 0o600, durable: bool = False) -> None:
-    """Write a new file completely; raises OSError, also for a short write."""
+    """Write a new file completely, or leave none; raises OSError naming the path, also for a short write."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | UNSHARED, mode)
     try:
-        if (mode & 0o077) and hasattr(os, "fchmod"):
-            os.fchmod(descriptor, mode)  # the umask must not take the group's rights away
-        rest = memoryview(data)
-        while rest:
-            rest = rest[os.write(descriptor, rest) :]
-        if durable:
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        try:
+            share(descriptor, mode)
+            rest = memoryview(data)
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
+            if durable:
+                os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except BaseException as error:
+        with suppress(OSError):
+            os.unlink(path)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = os.fspath(path)
+        raise
+
+
+def share(descriptor: int, mode: int) -> None:
+    """Give the group the rights of `mode`, which the umask may have taken away when the file was made."""
+    if mode & 0o077:
+        os.fchmod(descriptor, mode)
+
+
+def move(temporary: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
+    """Rename into place; when that fails, remove what was to be moved. Raises OSError."""
+    try:
+        os.rename(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(temporary)
+        raise
 
 
 def read(path: str | os.PathLike[str], most: int = 1 << 24) -> bytes:
@@ -234,8 +259,24 @@ def read_json(path: Path) -> Any:
 
 
 def to_json(value: Any) -> bytes:
-    """As all of the state's JSON is written: for people too."""
-    return json.dumps(value, indent=2, ensure_ascii=False).encode("utf-8", "surrogateescape") + b"\n"
+    """As all of the state's JSON is written: for people too, one line for each key and each item of a list.
+
+    The library's own indentation is three times slower, and records are written at every registration."""
+    if not isinstance(value, dict):
+        return _encode(value).encode("utf-8", "surrogatepass") + b"\n"
+    lines = ",\n".join([f"  {_encode(key)}: {_block(item)}" for key, item in value.items()])
+    return f"{{\n{lines}\n}}\n".encode("utf-8", "surrogatepass")
+
+
+def _block(item: Any) -> str:
+    if isinstance(item, (list, tuple)) and item:
+        return "[\n    " + ",\n    ".join(map(_encode, item)) + "\n  ]"
+    if isinstance(item, dict) and item:
+        return "{\n    " + ",\n    ".join([f"{_encode(key)}: {_encode(of)}" for key, of in item.items()]) + "\n  }"
+    return _encode(item)
+
+
+_encode = json.JSONEncoder(ensure_ascii=False).encode
 
 
 def sync_folder(path: Path) -> None:
@@ -246,7 +287,7 @@ def sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
-def flock(descriptor: int, operation: int) -> None:
+def flock(descriptor: int, operation: int, path: str | os.PathLike[str] = "") -> None:
     """fcntl.flock, with a file system that cannot do it told as such. Raises BlockingIOError when held elsewhere."""
     try:
         fcntl.flock(descriptor, operation)
@@ -254,18 +295,16 @@ def flock(descriptor: int, operation: int) -> None:
         raise
     except OSError as error:
         if error.errno in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP):
-            raise StateUnusable(
-                f"descriptor {descriptor}",
-                "this file system has no flock",
-                hint="put the state directory on a local disk",
-            ) from error
+            where = str(path) or f"descriptor {descriptor}"
+            hint = "put the state directory on a local disk"
+            raise StateUnusable(where, "this file system has no flock", hint=hint) from error
         raise
 
 
 def filesystem(path: Path) -> str:
     """The type of the file system that holds the path ("" where /proc does not tell)."""
     try:
-        mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+        mounts = Path(_MOUNTS).read_text(errors="replace").splitlines()
     except OSError:
         return ""
     device = os.stat(path).st_dev

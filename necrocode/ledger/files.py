@@ -6,39 +6,48 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from necrocode import journal, liveness, process
+from necrocode import journal, process
 from necrocode.admission import Standing, View, Waiter
-from necrocode.errors import Deadlock, LeaseLost, Refused
+from necrocode.errors import ConfigError, GateTimeout, LeaseLost, StateUnreadable
 from necrocode.event import Event
-from necrocode.lease import Lease, Request, RunnerInstance
+from necrocode.lease import SCHEMA, Lease, Request, RunnerInstance
 from necrocode.ledger import lifeline, waiting
-from necrocode.ledger.gate import Gate, reset_after_fork
+from necrocode.ledger.gate import DECIDED, Gate, reset_after_fork
 from necrocode.ledger.operations import Operations
 from necrocode.ledger.records import (
-    _BROKEN,
     Book,
+    Damaged,
     LeaseName,
     QueueName,
-    parse_record,
+    is_count,
+    read_record,
     read_terms,
     record_of,
     standing_of,
 )
 from necrocode.ledger.snapshot import Snapshot, take
-from necrocode.liveness import Observer, Seen
-from necrocode.statedir import StateDir, put, read, to_json, told
+from necrocode.liveness import PUBLISHING_BOUND, Observer, Seen, may_publish
+from necrocode.statedir import StateDir, move, put, refused, to_json, told
+
+Taken = TypeVar("Taken")
 
 _LITTER_AGE = 60.0
 """Seconds after which an unlocked file in tmp/ is taken for what a dead process left."""
+_ROUND = 2.0
+"""Seconds between two rounds of the watchman in which nothing happened."""
+_HURRY = 1.0
+"""Seconds that the watchman waits for the gate; when it stays shut, the next round will do."""
 
 _leases: dict[tuple[str, str], Lease] = {}
 """Every lease of this process by (state directory, runner id): leases belong to the process, not to an object."""
 _ledgers: weakref.WeakSet[FileLedger] = weakref.WeakSet()
+_windows = threading.Lock()
+"""Guards the counts of open publishing windows."""
 
 
 class FileLedger(Operations):
@@ -49,15 +58,22 @@ class FileLedger(Operations):
     ) -> None:
         self.state = state if isinstance(state, StateDir) else StateDir(state)
         self.on_stale = on_stale
+        self._root = str(self.state.root)
         self._door = Gate(self.state, patience)
-        self._book = Book(self.state, lambda runner_id: lifeline.is_held(self._life(runner_id)))
         self._observer = Observer()
-        self._told: list[Event] = []
-        self._to_wake: list[str] = []
-        self._litter: list[Path] = []
-        self._to_kill: list[RunnerInstance] = []
-        self._requests: dict[int, tuple[Path, Path]] = {}
+        self._start_anew()
         _ledgers.add(self)
+
+    def _start_anew(self) -> None:
+        """Nothing read, nothing owed to anybody: at first, and in a forked child."""
+        self._book = Book(self.state, lambda runner_id: lifeline.is_held(self._life(runner_id)))
+        self._told: deque[Event] = deque()
+        self._to_kill: deque[RunnerInstance] = deque()
+        self._to_wake: list[str] = []
+        self._to_hide: list[str] = []
+        self._places: dict[Lease, tuple[str, str]] = {}
+        self._timeouts: dict[str, float] = {}
+        self._watched: tuple[int, ...] = ()
 
     @property
     def view(self) -> View:  # type: ignore[override]
@@ -67,17 +83,21 @@ class FileLedger(Operations):
 
     def snapshot(self) -> Snapshot:
         """Everybody who stands and waits, without the gate and without repairing anything."""
-        limit, quotas = read_terms(self.state.root / "config.json")
-        return take(self.state, limit, quotas, self._door.peek)
+        with told(self._root):
+            try:
+                limit, quotas = read_terms(self.state.root / "config.json")
+            except StateUnreadable:
+                seen = take(self.state, None, {}, self._door.peek)
+                return seen._replace(unreadable=("config.json", *seen.unreadable))
+            return take(self.state, limit, quotas, self._door.peek)
 
     def watch(self, every: float = 0.25) -> Iterator[Snapshot]:
         """A snapshot now, and again whenever something has changed; looks every `every` seconds."""
         last: tuple[Any, ...] | None = None
         while True:
-            now = (
-                self._door.peek(),
-                *(os.stat(self.state.root / f).st_mtime_ns for f in ("runners", "queue", "fenced")),
-            )
+            with told(self._root):
+                folders = (os.stat(f"{self._root}/{folder}").st_mtime_ns for folder in ("runners", "queue", "fenced"))
+                now = (self._door.peek(), *folders)
             if now != last:
                 yield self.snapshot()
                 last = now
@@ -85,22 +105,30 @@ class FileLedger(Operations):
 
     def find(self, runner_id: str) -> Lease | None:
         """The lease of that id that this process holds, whichever object registered it."""
-        lease = _leases.get((str(self.state.root), runner_id))
+        lease = _leases.get((self._root, runner_id))
         return lease if lease and lease.pid == os.getpid() else None
 
-    def configure(self, *, limit: int | str | None = "keep", quotas: dict[str, int] | None = None) -> None:
-        """Change the host's terms; holders stay, those who now fit are admitted at once."""
+    def configure(self, *, limit: int | str | None = "keep", quotas: Mapping[str, int] | None = None) -> None:
+        """Change the host's terms; holders stay, those who now fit are admitted at once.
+
+        Terms that cannot be read are replaced, when both are given or the unreadable ones held none worth keeping:
+        `limit` must be given then; quotas become none. Raises ConfigError, StateUnreadable, StateUnusable."""
+        terms_of(None if limit == "keep" else limit, quotas or {})
         with self._gate("configure"):
-            known, known_quotas = read_terms(self.state.root / "config.json")
-            chosen = known if isinstance(limit, str) else limit
-            Request("terms", limit=chosen).checked()
-            terms = {"schema": 1, "limit": chosen, "quotas": known_quotas if quotas is None else quotas}
-            self.state.write(self.state.root / "config.json", to_json(terms), durable=True)
+            if self._book.trouble and limit == "keep":
+                raise self._book.trouble
+            known = self.view.limit if limit == "keep" else limit
+            kept = {} if self._book.trouble else self.view.quotas
+            path = self.state.root / "config.json"
+            if self._book.trouble:
+                self._book.set_aside(path, self._book.trouble.reason)
+            self.state.write(path, to_json(terms_of(known, kept if quotas is None else quotas)), durable=True)
             self._book.sync()
             self._schedule()
 
     def has_waiters(self) -> bool:
-        return bool(os.listdir(self.state.queue))
+        with told(self._root):
+            return bool(os.listdir(f"{self._root}/queue"))
 
     # ---- the gate
 
@@ -109,41 +137,41 @@ class FileLedger(Operations):
         try:
             with self._door.held(operation, patience=patience) as gate:
                 try:
-                    yield self._come_in(gate)
+                    self._come_in(gate)
+                    yield gate.crashed
+                except DECIDED:
+                    raise
+                except BaseException:
+                    self._book.forget()  # a move was cut short: what we believe may differ from the disk
+                    raise
                 finally:
                     self._ring()
-        except (Refused, LeaseLost, Deadlock):
-            raise
-        except BaseException:
-            self._book.forget()  # a move was cut short: what we believe may differ from the disk
-            raise
         finally:
             self._after_gate()
 
-    def _come_in(self, gate: Gate) -> bool:
-        self._book.sync()
-        for facts in self._book.quarantined:
-            self._tell("record.quarantined", "", **facts)
-        self._book.quarantined.clear()
+    def _come_in(self, gate: Gate) -> None:
+        if gate.moved:
+            self._book.forget()
+        if self._book.sync() or gate.crashed:
+            self._schedule()
         if gate.crashed:
             # The last one in died here: it may have owed somebody a grant, or a ring of the bell.
-            self._schedule()
             waiting.ring_all(self.state)
-        return gate.crashed
+
+    def _check_terms(self) -> None:
+        if self._book.trouble:
+            raise self._book.trouble
 
     def _ring(self) -> None:
         # Before the gate is marked free, so that a death here is noticed and made good by the next one in.
         for runner_id in self._to_wake:
-            waiting.ring(self.state, runner_id)
+            waiting.ring(self._bell(runner_id))
         self._to_wake.clear()
+        self._unlink(*self._to_hide)
+        self._to_hide.clear()
 
     def _after_gate(self) -> None:
-        litter, self._litter = self._litter, []
-        for path in litter:
-            with suppress(OSError):
-                os.unlink(path)
-        doomed, self._to_kill = self._to_kill, []
-        for record in doomed:
+        while record := _taken(self._to_kill):
             if record.holder:
                 process.kill_holder(record.holder)
         self._flush()
@@ -151,54 +179,96 @@ class FileLedger(Operations):
     def _next(self) -> int:
         return self._door.next()
 
-    # ---- moves
+    # ---- a request's way in and out
 
-    def _open(self, request: Request, *, wait: bool) -> Lease:
-        with told(self.state.root):
-            lease = Lease(record_of(request))
-            lease.pid = os.getpid()
+    def _open(self, request: Request) -> Lease:
+        lease = Lease(record_of(request))
+        lease.pid = os.getpid()
+        with told(self._root):
             lease.lifeline, life = lifeline.create(self.state, request.runner_id, tree=request.tree)
-            draft = self._draft(request.runner_id)
-            self._requests[id(lease)] = (life, draft)
-            try:
-                put(draft, to_json(lease.record.to_dict()), mode=self.state.file_mode)
-                lease.bell = waiting.make_bell(self.state, request.runner_id) if wait else None
-            except BaseException:
-                self._close(lease)
-                raise
-            return lease
+        self._places[lease] = (life, f"{life}.json")
+        return lease
 
-    def _draft(self, runner_id: str) -> Path:
-        return self.state.tmp / f"{runner_id}.{os.getpid()}.{threading.get_ident()}.{os.urandom(3).hex()}.json"
+    def _prepare(self, lease: Lease, *, wait: bool) -> None:
+        with told(self._root):
+            put(self._places[lease][1], to_json(lease.record.to_dict()), mode=self.state.file_mode)
+            if wait:
+                lease.bell = waiting.make_bell(self._hidden_bell(lease), self.state.file_mode)
 
     def _show(self, lease: Lease) -> None:
-        life, draft = self._requests[id(lease)]
-        os.rename(life, self._life(lease.runner_id))
-        self._requests[id(lease)] = (self._life(lease.runner_id), draft)
+        life, draft = self._places[lease]
+        if life != self._life(lease.runner_id):
+            os.rename(life, self._life(lease.runner_id))
+            self._places[lease] = (self._life(lease.runner_id), draft)
+
+    def _hide(self, lease: Lease) -> None:
+        self._to_hide.append(self._life(lease.runner_id))
+
+    def _bury(self, runner_id: str) -> None:
+        self._unlink(self._life(runner_id), self._bell(runner_id))
+
+    def _unlink(self, *paths: str) -> None:
+        for path in paths:
+            with suppress(OSError):  # a sweep will do it
+                os.unlink(path)
+
+    def _owns(self, lease: Lease) -> bool:
+        if lease.lifeline is None or lease.pid != os.getpid():
+            return False
+        return lifeline.is_ours(lease.lifeline, self._life(lease.runner_id))
+
+    def _own(self, lease: Lease) -> int:
+        if lease.lifeline is None or lease.pid != os.getpid():
+            raise LeaseLost(lease.runner_id, ours=lease.token, found=None)
+        return lease.lifeline
+
+    def _close(self, lease: Lease) -> None:
+        life, draft = self._places.pop(lease, ("", ""))
+        descriptor, lease.lifeline = lease.lifeline, None
+        if lease.pid != os.getpid():
+            return  # a forked child's copy: the files are its parent's, and fork has closed what had to be closed
+        if draft:
+            self._unlink(draft)
+        if life and life != self._life(lease.runner_id):
+            self._unlink(life)
+        self._close_bell(lease)
+        key = (self._root, lease.runner_id)
+        if _leases.get(key) is lease:
+            del _leases[key]
+        if descriptor is not None:
+            lifeline.close(descriptor)
+
+    # ---- moves
 
     def _admit(self, lease: Lease, token: int) -> None:
-        self._rename_in(self._requests[id(lease)][1], LeaseName(lease.runner_id, token, 0), lease.record)
+        self._rename_in(self._places[lease][1], LeaseName(lease.runner_id, token, 0), lease.record)
         lease.token, lease.revision = token, 0
         lease.record = lease.record._replace(token=token)
-        _leases[str(self.state.root), lease.runner_id] = lease
 
-    def _rename_in(self, source: Path, name: LeaseName, record: RunnerInstance) -> Standing:
-        os.rename(source, self.state.runners / str(name))
+    def _enter(self, lease: Lease) -> None:
+        self._places.pop(lease, None)
+        _leases[self._root, lease.runner_id] = lease
+
+    def _rename_in(self, source: str, name: LeaseName, record: RunnerInstance) -> Standing:
+        move(source, f"{self._root}/runners/{name}")
         standing = standing_of(name, record, fenced=False)
         self._book.add_lease("runners", name, standing)
         return standing
 
     def _enqueue(self, lease: Lease, waiter: Waiter) -> None:
-        path = self._entry(waiter)
         if waiter.adding:
-            wish = lease.record._replace(claims=waiter.wish.claims)
+            lease.bell = waiting.make_bell(self._hidden_bell(lease), self.state.file_mode)
             draft = self._draft(lease.runner_id)
-            put(draft, to_json(wish.to_dict()), mode=self.state.file_mode)
-            lease.bell = waiting.make_bell(self.state, lease.runner_id)
+            put(draft, to_json(lease.record._replace(claims=waiter.wish.claims).to_dict()), mode=self.state.file_mode)
         else:
-            draft = self._requests[id(lease)][1]
-        os.rename(draft, path)
+            draft = self._places[lease][1]
+        if lease.bell is not None:
+            os.rename(self._hidden_bell(lease), self._bell(lease.runner_id))
+        move(draft, self._entry(waiter))
         self._book.add_waiter(waiter)
+
+    def _draft(self, runner_id: str) -> str:
+        return f"{self._root}/tmp/{runner_id}.{os.getpid()}.{os.urandom(3).hex()}.json"
 
     def _grant(self, waiter: Waiter, token: int) -> None:
         record = self._record(waiter.runner_id)
@@ -209,35 +279,29 @@ class FileLedger(Operations):
         return None
 
     def _rewrite(self, standing: Standing, record: RunnerInstance) -> Standing:
-        old = LeaseName(standing.runner_id, standing.token, standing.revision)
+        old = LeaseName(*standing.name)
         draft = self._draft(standing.runner_id)
-        try:
-            put(draft, to_json(record._replace(token=standing.token).to_dict()), mode=self.state.file_mode)
-            renewed = self._rename_in(draft, old._replace(revision=old.revision + 1), record)
-        except BaseException:
-            self._litter.append(draft)
-            raise
-        os.unlink(self.state.runners / str(old))
+        put(draft, to_json(record._replace(token=standing.token).to_dict()), mode=self.state.file_mode)
+        renewed = self._rename_in(draft, old._replace(revision=old.revision + 1), record)
+        if standing.unreadable:
+            self._book.set_aside(self.state.runners / str(old), "damaged; published anew by its owner")
+        else:
+            self._unlink(f"{self._root}/runners/{old}")  # when it stays, the higher revision counts
         self._book.drop_lease("runners", old)
         return renewed
 
     def _remove(self, standing: Standing) -> None:
-        name = LeaseName(standing.runner_id, standing.token, standing.revision)
-        folder = "fenced" if standing.fenced else "runners"
-        target = self.state.quarantine_folder if standing.unreadable else self.state.tmp
-        gone = target / f"done.{name}"
-        os.rename(self.state.root / folder / str(name), gone)
+        folder, name = "fenced" if standing.fenced else "runners", LeaseName(*standing.name)
+        if standing.unreadable:
+            self._book.set_aside(self.state.root / folder / str(name), "damaged")
+        else:
+            os.unlink(f"{self._root}/{folder}/{name}")
         self._book.drop_lease(folder, name)
         self.view.leave(standing.runner_id)
-        if not standing.unreadable:
-            self._litter.append(gone)
-        if not lifeline.is_held(self._life(standing.runner_id)):
-            self._litter += [self._life(standing.runner_id), self.state.bells / standing.runner_id]
 
     def _revoke(self, standing: Standing) -> None:
-        name = LeaseName(standing.runner_id, standing.token, standing.revision)
-        record = self._record(standing.runner_id)
-        os.rename(self.state.runners / str(name), self.state.fenced / str(name))
+        name, record = LeaseName(*standing.name), self._record(standing.runner_id)
+        os.rename(f"{self._root}/runners/{name}", f"{self._root}/fenced/{name}")
         self._book.drop_lease("runners", name)
         self._book.add_lease("fenced", name, standing._replace(fenced=True))
         if self.on_stale == "kill" and record:
@@ -247,48 +311,47 @@ class FileLedger(Operations):
         with suppress(FileNotFoundError):
             os.unlink(self._entry(waiter))
         self._book.drop_waiter(waiter)
-        if waiter.runner_id not in self.view.standing and not lifeline.is_held(self._life(waiter.runner_id)):
-            self._litter += [self._life(waiter.runner_id), self.state.bells / waiter.runner_id]
 
     # ---- looks
 
     def _record(self, runner_id: str) -> RunnerInstance | None:
         standing, waiter = self.view.standing.get(runner_id), self.view.waiter(runner_id, adding=False)
         if standing:
-            folder = "fenced" if standing.fenced else "runners"
-            path = self.state.root / folder / str(LeaseName(runner_id, standing.token, standing.revision))
+            path = f"{self._root}/{'fenced' if standing.fenced else 'runners'}/{LeaseName(*standing.name)}"
         elif waiter:
             path = self._entry(waiter)
         else:
             return None
-        try:
-            return parse_record(read(path))
-        except (OSError, *_BROKEN):
-            return None
+        return _record_at(path)
 
     def _look(self, runner_id: str) -> Seen:
-        seen = lifeline.look(self._life(runner_id), time.monotonic())
-        record_namespace = self._foreign_clock(runner_id) if seen.held else False
-        if not record_namespace:
+        return self._judged(runner_id, lambda: self._record(runner_id))
+
+    def _judged(self, runner_id: str, read: Callable[[], RunnerInstance | None]) -> Seen:
+        """What is seen of a holder; when it lives in another time namespace, by our own clock."""
+        now = time.monotonic()
+        seen = lifeline.look(self._life(runner_id), now)
+        if seen.silent is None or abs(seen.silent) < 60.0:
+            return seen  # close enough to be our own clock; only an old or a future stamp is worth a read
+        record = read()
+        if not (record and record.holder) or record.holder.time_namespace == process.identity().time_namespace:
             return seen
-        stamped = lifeline.last_stamp(self._life(runner_id))
-        silent = self._observer.silent(runner_id, stamped[0], time.monotonic()) if stamped else None
-        return Seen(seen.held, silent, None)
+        since = None
+        if seen.publishing is not None:
+            since = self._observer.silent(f"{runner_id} publishing", round(now - seen.publishing, 3), now)
+        return Seen(True, self._observer.silent(runner_id, round(now - seen.silent, 3), now), since)
 
-    def _foreign_clock(self, runner_id: str) -> bool:
-        """Whether the holder lives in another time namespace: its monotonic clock says nothing to us then."""
-        if process.identity().time_namespace == 0 or (silent := lifeline.last_stamp(self._life(runner_id))) is None:
-            return False
-        if abs(time.monotonic() - silent[0]) < 60.0:
-            return False  # close enough to be our own clock; only an old or a future stamp is worth a read
-        record = self._record(runner_id)
-        return bool(record and record.holder and record.holder.time_namespace != process.identity().time_namespace)
+    def _life(self, runner_id: str) -> str:
+        return f"{self._root}/live/{runner_id}"
 
-    def _life(self, runner_id: str) -> Path:
-        return self.state.live / runner_id
+    def _bell(self, runner_id: str) -> str:
+        return f"{self._root}/bells/{runner_id}"
 
-    def _entry(self, waiter: Waiter) -> Path:
-        return self.state.queue / str(QueueName.of(waiter))
+    def _hidden_bell(self, lease: Lease) -> str:
+        return f"{self._root}/tmp/bell.{lease.runner_id}.{lease.pid}.{id(lease):x}"
+
+    def _entry(self, waiter: Waiter) -> str:
+        return f"{self._root}/queue/{QueueName.of(waiter)}"
 
     # ---- waiting
 
@@ -296,109 +359,164 @@ class FileLedger(Operations):
         self._to_wake.append(runner_id)
 
     def _sleep(self, lease: Lease, waiter: Waiter, deadline: float | None) -> bool:
-        with told(self.state.root):
-            wait = waiting.Wait(self.state, lease.runner_id, lease.bell, self._own(lease), self._entry(waiter))
-            gone = wait.until_gone(deadline, self._keep_watch)
-        if gone:
-            self._close_bell(lease)
-        return gone
+        with told(self._root):
+            try:
+                entry, often = self._entry(waiter), lease.record.heartbeat_timeout / 3
+                wait = waiting.Wait(self.state, lease.runner_id, lease.bell, self._own(lease), entry, often)
+                return wait.until_gone(deadline, self._keep_watch)
+            finally:
+                self._close_bell(lease)
 
     def _keep_watch(self) -> float:
         """The watchman's round, without the gate unless there is something to put right; seconds until the next."""
-        now, tick, undone = time.monotonic(), 2.0, not self._door.peek()[0]
-        for folder in ("runners", "fenced", "queue"):
-            for name in os.listdir(self.state.root / folder):
-                seen = lifeline.look(self._life(_runner_of(folder, name)), now)
-                timeout = self._timeout(_runner_of(folder, name)) if folder == "runners" else 0.0
-                undone |= not seen.held or (folder == "runners" and liveness.may_fence(seen, timeout))
-                tick = min(tick, max(0.05, timeout / 4)) if timeout else tick
-        if undone:
-            self.sweep()
-        return tick
+        left = [_ROUND, *map(self._seconds_left, os.listdir(f"{self._root}/runners"))]
+        for folder in ("fenced", "queue"):
+            names = os.listdir(f"{self._root}/{folder}")
+            left += [0.0 for name in names if not lifeline.is_held(self._life(_runner_of(folder, name)))]
+        seen = self._changes()
+        if min(left) <= 0 or seen != self._watched or not self._door.peek()[0]:
+            with suppress(GateTimeout), self._gate("watch", patience=_HURRY):
+                self._clear_all() if min(left) <= 0 else self._schedule()
+                self._watched = seen
+        return max(0.02, min(left))
 
-    def _timeout(self, runner_id: str) -> float:
-        standing = self._book.view.standing.get(runner_id)
-        return standing.timeout if standing else 300.0
+    def _changes(self) -> tuple[int, ...]:
+        """Differs when something that can be waited for may have become free, also by hand or by one that died."""
+        with suppress(FileNotFoundError):
+            config = os.stat(f"{self._root}/config.json").st_mtime_ns
+            return (config, *(os.stat(f"{self._root}/{folder}").st_mtime_ns for folder in ("runners", "fenced")))
+        return tuple(os.stat(f"{self._root}/{folder}").st_mtime_ns for folder in ("runners", "fenced"))
+
+    def _seconds_left(self, file_name: str) -> float:
+        """Until this lease may be ended: 0 for a dead holder, and for one that is silent for too long."""
+        path, runner_id = f"{self._root}/runners/{file_name}", _runner_of("runners", file_name)
+        seen = self._judged(runner_id, lambda: _record_at(path))
+        if not seen.held:
+            return 0.0
+        left = self._timeout(file_name, path) - (seen.silent or 0.0)
+        return max(left, PUBLISHING_BOUND - (seen.publishing or 0.0)) if may_publish(seen) else left
+
+    def _timeout(self, file_name: str, path: str) -> float:
+        if file_name not in self._timeouts:
+            if len(self._timeouts) > 10_000:
+                self._timeouts.clear()
+            record = _record_at(path)
+            self._timeouts[file_name] = record.heartbeat_timeout if record else 300.0
+        return self._timeouts[file_name]
 
     def _close_bell(self, lease: Lease) -> None:
         bell, lease.bell = lease.bell, None
         if bell is not None:
-            waiting.close_bell(self.state, lease.runner_id, bell)
+            waiting.close_bell(bell, self._hidden_bell(lease), self._bell(lease.runner_id))
 
     # ---- the handle
 
-    def _own(self, lease: Lease) -> int:
-        if lease.lifeline is None or lease.pid != os.getpid():
-            raise LeaseLost(lease.runner_id, ours=lease.token, found=None)
-        return lease.lifeline
-
     def _beat(self, lease: Lease) -> None:
-        with told(self._life(lease.runner_id)):
+        try:
             lifeline.stamp(self._own(lease))
-            try:
-                os.stat(self.state.runners / str(LeaseName(lease.runner_id, lease.token or 0, lease.revision)))
-            except FileNotFoundError:
-                self._look_again(lease)
+            found = os.stat(f"{self._root}/runners/{lease.runner_id}.{lease.token}.{lease.revision}.json")
+        except FileNotFoundError:
+            return self._look_again(lease)
+        except OSError as error:
+            raise refused(error, self._life(lease.runner_id)) from error
+        if lease.mark != (lease.revision, found.st_ino, found.st_size, found.st_mtime_ns):
+            self._look_closer(lease, found)
+        return None
 
     def _look_again(self, lease: Lease) -> None:
         """Our record has another name now: a later revision of ours, or none."""
-        found: int | None = None
-        for file_name in os.listdir(self.state.runners):
-            with suppress(ValueError):
-                name = LeaseName.parse(file_name)
-                if name.runner_id == lease.runner_id:
-                    found = name.token
-                    if name.token == lease.token:
-                        lease.revision = name.revision
-                        return
-        raise LeaseLost(lease.runner_id, ours=lease.token, found=found)
+        token: int | None = None
+        with told(self._root), suppress(FileNotFoundError):
+            for file_name in os.listdir(f"{self._root}/runners"):
+                with suppress(ValueError):
+                    name = LeaseName.parse(file_name)
+                    if name.runner_id == lease.runner_id:
+                        token = name.token
+                        if token == lease.token and name.revision > lease.revision:
+                            lease.revision = name.revision
+        if token is None or token != lease.token or not self._owns(lease):
+            raise LeaseLost(lease.runner_id, ours=lease.token, found=token)
+
+    def _look_closer(self, lease: Lease, found: os.stat_result) -> None:
+        """Our record is a later revision than we knew, or somebody touched it: see whether it is whole."""
+        path, known = f"{self._root}/runners/{lease.runner_id}.{lease.token}.{lease.revision}.json", lease.revision
+        with told(path), suppress(FileNotFoundError, Damaged):
+            record = read_record(path)
+            if self._owns(lease) and (lease.mark[:1] != (known,) or record.claims == lease.claims):
+                lease.mark = (known, found.st_ino, found.st_size, found.st_mtime_ns)
+                return
+        with self._gate("renew"):
+            standing = self._mine(lease)
+            if standing.revision == known:
+                standing = self._renewed(lease, standing._replace(unreadable=True), lease.record)
+            lease.revision = standing.revision
 
     def _publishing(self, lease: Lease, inside: bool) -> None:
-        if not inside and lease.lifeline is None:
-            return
-        lifeline.mark_publishing(self._own(lease), inside)
-
-    def _close(self, lease: Lease) -> None:
-        life, draft = self._requests.pop(id(lease), (self._life(lease.runner_id), None))
-        if draft:
-            with suppress(OSError):
-                os.unlink(draft)
-        self._close_bell(lease)
-        key = (str(self.state.root), lease.runner_id)
-        if _leases.get(key) is lease:
-            del _leases[key]
-        descriptor, lease.lifeline = lease.lifeline, None
-        if descriptor is not None:
-            with suppress(OSError):
-                if os.fstat(descriptor).st_ino == os.stat(life).st_ino:
-                    os.unlink(life)
-            lifeline.close(descriptor)
+        with _windows:
+            lease.windows += 1 if inside else -1
+            if lease.lifeline is not None and lease.pid == os.getpid() and lease.windows == int(inside):
+                with told(self._life(lease.runner_id)):
+                    lifeline.mark_publishing(lease.lifeline, inside)
 
     # ---- litter
 
     def _tidy(self) -> None:
         known = set(self.view.standing) | {waiter.runner_id for waiter in self.view.waiting.values()}
         for folder in ("live", "bells"):
-            for runner_id in os.listdir(self.state.root / folder):
-                if runner_id not in known and not lifeline.is_held(self._life(runner_id)):
-                    self._litter.append(self.state.root / folder / runner_id)
+            for runner_id in set(os.listdir(f"{self._root}/{folder}")) - known:
+                if not lifeline.is_held(self._life(runner_id)):
+                    self._unlink(f"{self._root}/{folder}/{runner_id}")
         before = time.time() - _LITTER_AGE
-        for name in os.listdir(self.state.tmp):
-            path = self.state.tmp / name
+        for name in os.listdir(f"{self._root}/tmp"):
+            path = f"{self._root}/tmp/{name}"
             with suppress(OSError):
-                if os.stat(path).st_mtime < before and not lifeline.is_held(path):
-                    self._litter.append(path)
+                if os.stat(path, follow_symlinks=False).st_mtime < before and not lifeline.is_held(_keeper(path)):
+                    os.unlink(path)
 
     # ---- telling
 
     def _tell(self, kind: str, runner_id: str, **facts: Any) -> None:
-        fixed = {key: facts.pop(key) for key in ("task_id", "spec_name", "run_id") if key in facts}
-        self._told.append(journal.make(kind, runner_id=runner_id, **fixed, **facts))
+        self._told.append(journal.make(kind, runner_id=runner_id, **facts))
 
     def _flush(self) -> None:
-        told_now, self._told = self._told, []
-        if told_now:
-            journal.append(self.state.events, told_now)
+        events = []
+        for facts in self._book.take_quarantined():
+            self._tell("record.quarantined", "", **facts)
+        while event := _taken(self._told):
+            events.append(event)
+        if events:
+            journal.append(self.state.events, events)
+
+
+def terms_of(limit: object, quotas: Mapping[str, int]) -> dict[str, Any]:
+    """What config.json says. Raises ConfigError for terms that cannot be meant."""
+    if limit is not None and not is_count(limit):
+        raise ConfigError(
+            f"a limit of {limit!r} is not possible", hint="give a whole number from 1, or None for no limit"
+        )
+    for name, count in quotas.items():
+        if not name.startswith(("spec:", "user:")) or not is_count(count):
+            raise ConfigError(f"a quota {name!r}: {count!r} is not possible", hint="write spec:NAME or user:NAME")
+    return {"schema": SCHEMA, "limit": limit, "quotas": dict(quotas)}
+
+
+def _taken(queue: deque[Taken]) -> Taken | None:
+    try:
+        return queue.popleft()
+    except IndexError:
+        return None
+
+
+def _record_at(path: str) -> RunnerInstance | None:
+    try:
+        return read_record(path)
+    except (FileNotFoundError, Damaged):
+        return None
+
+
+def _keeper(path: str) -> str:
+    """A request's draft lies beside its lifeline, and lives as long."""
+    return path.removesuffix(".json")
 
 
 def _runner_of(folder: str, name: str) -> str:
@@ -408,4 +526,13 @@ def _runner_of(folder: str, name: str) -> str:
         return ""
 
 
-os.register_at_fork(after_in_child=lambda: reset_after_fork(ledger._door for ledger in _ledgers))
+def _after_fork() -> None:
+    """In a forked child: another thread may have been anywhere, and what was owed is the parent's to pay."""
+    global _windows
+    _windows = threading.Lock()
+    reset_after_fork(ledger._door for ledger in _ledgers)
+    for ledger in _ledgers:
+        ledger._start_anew()
+
+
+os.register_at_fork(after_in_child=_after_fork)

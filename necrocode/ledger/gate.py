@@ -12,15 +12,21 @@ import os
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 
 from necrocode import process
-from necrocode.errors import GateTimeout, NecrocodeError, StateUnusable
-from necrocode.statedir import UNSHARED, StateDir, flock, told
+from necrocode.errors import Deadlock, GateTimeout, LeaseLost, Refused, StateUnreadable, StateUnusable
+from necrocode.ledger.records import LeaseName, QueueName
+from necrocode.statedir import UNSHARED, StateDir, flock, share, told
 
 _COUNTER = 64
-_STATE = 96
+"""Bytes of the counter's line."""
+_LENGTH = 160
+"""Bytes of the whole file."""
+_LARGEST = 1 << 53
+DECIDED = (Refused, LeaseLost, Deadlock, StateUnreadable)
+"""Answers: everything is as it should be. After any other error a move may have been cut short."""
 _LONGEST_NAP = 0.002
 
 
@@ -29,29 +35,33 @@ class Gate:
 
     def __init__(self, state: StateDir, patience: float = 10.0) -> None:
         self._state, self._patience = state, patience
+        self._path = str(state.lock)
+        self._place: tuple[int, int] | None = None
         self._threads = threading.Lock()
         self._descriptor: int | None = None
         self._pid = 0
         self.counter = 0
         self.generation = 0
         self.crashed = False
+        self.moved = False
 
     @contextmanager
     def held(self, operation: str, *, patience: float | None = None) -> Iterator[Gate]:
-        """Inside, nobody else changes the state. `crashed` tells whether the last one in died there.
+        """Inside, nobody else changes the state. `crashed` tells whether the last one in died there, `moved` whether
+        the directory is another one than last time.
 
         Raises GateTimeout after `patience` seconds (naming who is inside), StateUnusable for what the system
         refuses, here or in the body."""
         patience = self._patience if patience is None else patience
-        with told(self._state.lock):
+        with told(self._path):
             if not self._threads.acquire(timeout=patience):
-                raise GateTimeout(str(self._state.lock), patience, f"another thread of pid {os.getpid()}")
+                raise GateTimeout(self._path, patience, f"another thread of pid {os.getpid()}")
             try:
                 self._enter(operation, patience)
                 try:
                     yield self
-                except NecrocodeError:
-                    self._leave()  # a refusal: everything is as it should be
+                except DECIDED:
+                    self._leave()
                     raise
                 self._leave()
             finally:
@@ -60,8 +70,8 @@ class Gate:
 
     def peek(self) -> tuple[bool, int]:
         """Whether the gate is marked free, and its generation, without entering."""
-        with told(self._state.lock):
-            return _parse_state(os.pread(self._open(), _STATE, _COUNTER))
+        with told(self._path):
+            return _parse_state(os.pread(self._open(), _LENGTH - _COUNTER, _COUNTER))
 
     def next(self) -> int:
         """The next number of the counter, on disk before it is used. Only inside."""
@@ -71,19 +81,23 @@ class Gate:
 
     def _enter(self, operation: str, patience: float) -> None:
         self._lock(patience)
-        self._read_counter()
-        free, generation = _parse_state(os.pread(self._open(), _STATE, _COUNTER))
+        text = os.pread(self._open(), _LENGTH, 0)
+        self._take_counter(text[:_COUNTER])
+        free, generation = _parse_state(text[_COUNTER:])
         self.crashed, self.generation = not free, generation + 1
-        inside = f"held {self.generation} pid={os.getpid()} op={operation} mono={time.monotonic():.3f}"
-        self._write_state(inside)
+        self._write_state(
+            f"held {self.generation} pid={os.getpid()} op={operation.replace(' ', '-')} mono={time.monotonic():.3f}"
+        )
 
     def _leave(self) -> None:
         self._write_state(f"free {self.generation}")
 
     def _unlock(self) -> None:
-        if self._descriptor is not None:
-            with suppress(OSError):
+        if self._descriptor is not None and self._pid == os.getpid():
+            try:
                 fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+            except OSError:
+                self._close()  # closing it lets go too, and a gate that stays shut would stop everybody
 
     def _lock(self, patience: float) -> None:
         deadline = time.monotonic() + patience
@@ -98,11 +112,11 @@ class Gate:
         attempt = 0
         while True:
             try:
-                return flock(self._open(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return flock(self._open(), fcntl.LOCK_EX | fcntl.LOCK_NB, self._path)
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    inside = os.pread(self._open(), _STATE, _COUNTER).decode(errors="replace").strip(" \n\0")
-                    raise GateTimeout(str(self._state.lock), patience, inside) from None
+                    inside = os.pread(self._open(), _LENGTH, _COUNTER).decode(errors="replace").strip(" \n\0")
+                    raise GateTimeout(self._path, patience, inside) from None
             attempt += 1
             if attempt < 4:
                 os.sched_yield() if hasattr(os, "sched_yield") else time.sleep(0)
@@ -110,12 +124,16 @@ class Gate:
                 time.sleep(min(_LONGEST_NAP, 2e-5 * 2 ** min(attempt - 4, 7)) * random.uniform(0.5, 1.5))
 
     def _is_current(self) -> bool:
-        ours = os.fstat(self._open())
         try:
-            there = os.stat(self._state.lock)
+            there = os.stat(self._path)
         except FileNotFoundError:
             return False
-        return (ours.st_ino, ours.st_dev) == (there.st_ino, there.st_dev)
+        if not os.path.samestat(os.fstat(self._open()), there):
+            return False
+        place = (there.st_dev, there.st_ino)
+        self.moved = self._place is not None and place != self._place
+        self._place = place
+        return True
 
     def _open(self) -> int:
         if self._descriptor is not None and self._pid == os.getpid():
@@ -124,9 +142,11 @@ class Gate:
         self._close()
         if not os.path.isdir(self._state.root):
             raise StateUnusable(str(self._state.root), "the state directory is gone")
-        self._descriptor = os.open(self._state.lock, os.O_RDWR | os.O_CREAT | UNSHARED, self._state.file_mode)
-        self._pid = os.getpid()
-        return self._descriptor
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | UNSHARED, self._state.file_mode)
+        if os.fstat(descriptor).st_uid == os.geteuid():
+            share(descriptor, self._state.file_mode)
+        self._descriptor, self._pid = descriptor, os.getpid()
+        return descriptor
 
     def _close(self) -> None:
         descriptor, self._descriptor = self._descriptor, None
@@ -134,21 +154,32 @@ class Gate:
             with suppress(OSError):
                 os.close(descriptor)
 
-    def _read_counter(self) -> None:
-        words = os.pread(self._open(), _COUNTER, 0).split()
-        self.counter = int(words[0]) if words and words[0].isdigit() else 0
-        if len(words) < 2 or words[1].decode(errors="replace") != process.boot_id():
+    def _take_counter(self, line: bytes) -> None:
+        words = line.split()
+        intact = len(words) == 2 and len(words[0]) == 20 and words[0].isdigit() and int(words[0]) < _LARGEST
+        self.counter = int(words[0]) if intact else self._largest_in_use()
+        if not intact or words[1] != _boot().encode():
             # A token must outgrow every earlier one, also those that a power cut took off the disk.
             self.counter = ((self.counter >> 32) + 1) << 32
             self._write_counter()
             os.fsync(self._open())
 
+    def _largest_in_use(self) -> int:
+        """For a fresh lock file, or a damaged one: no token that anybody has may be given out again."""
+        numbers = [0]
+        for folder in ("runners", "fenced", "queue"):
+            for name in os.listdir(self._state.root / folder):
+                with suppress(ValueError):
+                    numbers.append(QueueName.parse(name).ticket if folder == "queue" else LeaseName.parse(name).token)
+        return max(number for number in numbers if number < _LARGEST)
+
     def _write_counter(self) -> None:
-        line = f"{self.counter:020d} {process.boot_id():<42.42}\n".encode()
-        os.pwrite(self._open(), line[:_COUNTER], 0)
+        line = f"{self.counter:020d} {_boot():<42}\n".encode()
+        os.pwrite(self._open(), line, 0)
 
     def _write_state(self, text: str) -> None:
-        os.pwrite(self._open(), f"{text:<{_STATE - 1}.{_STATE - 1}}\n".encode(), _COUNTER)
+        width = _LENGTH - _COUNTER - 1
+        os.pwrite(self._open(), f"{text:<{width}.{width}}\n".encode(), _COUNTER)
 
 
 def _parse_state(raw: bytes) -> tuple[bool, int]:
@@ -156,10 +187,14 @@ def _parse_state(raw: bytes) -> tuple[bool, int]:
     if not words:
         return True, 0  # a fresh lock file
     number = int(words[1]) if len(words) > 1 and words[1].isdigit() else 0
-    return words[0] == b"free", number
+    return words[0] == b"free", number % _LARGEST
 
 
-def reset_after_fork(gates: Iterator[Gate]) -> None:
+def _boot() -> str:
+    return (process.boot_id() or "unknown")[:42]
+
+
+def reset_after_fork(gates: Iterable[Gate]) -> None:
     """In a forked child: a gate that another thread held at the fork would never open again there."""
     for gate in gates:
         gate._threads = threading.Lock()

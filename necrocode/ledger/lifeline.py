@@ -9,43 +9,53 @@ from __future__ import annotations
 import fcntl
 import os
 import resource
+import threading
 import time
 from contextlib import suppress
-from pathlib import Path
+from typing import NamedTuple
 
 from necrocode.liveness import Seen
-from necrocode.statedir import UNSHARED, StateDir, flock, read
+from necrocode.statedir import UNSHARED, StateDir, flock, share
 
 _HIGH = 500
-_STAMP = 17
 _owned: set[int] = set()
-"""Lifelines that end with this process: a forked child must let go of its copies."""
+"""Lifelines and bells that end with this process: a forked child must let go of its copies."""
+making = threading.Lock()
+"""Held while a lifeline or bell is made, and by whoever forks: no child may get a copy that it does not know of."""
 
 
-def create(state: StateDir, runner_id: str, *, tree: bool) -> tuple[int, Path]:
+def create(state: StateDir, runner_id: str, *, tree: bool) -> tuple[int, str]:
     """A new lifeline under tmp/, already locked and stamped: descriptor and path."""
-    path = state.tmp / f"live.{runner_id}.{os.getpid()}.{os.urandom(3).hex()}"
-    low = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | UNSHARED, state.file_mode)
+    path = f"{state.root}/tmp/live.{runner_id}.{os.getpid()}.{os.urandom(3).hex()}"
+    with making:
+        return _locked(path, state.file_mode, tree), path
+
+
+def _locked(path: str, mode: int, tree: bool) -> int:
+    low = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | UNSHARED, mode)
     try:
-        flock(low, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        flock(low, fcntl.LOCK_EX | fcntl.LOCK_NB, path)
+        share(low, mode)
         os.pwrite(low, f"{time.monotonic():017.6f} - {0:017.6f}\n".encode(), 0)
-        descriptor = raised(low)
+        return raised(low, tree=tree)
     except BaseException:
         with suppress(OSError):
             os.unlink(path)
         raise
     finally:
-        os.close(low)
-    if not tree:
-        _owned.add(descriptor)
-    return descriptor, path
+        with suppress(OSError):
+            os.close(low)
 
 
-def raised(descriptor: int) -> int:
+def raised(descriptor: int, *, tree: bool = False) -> int:
     """The same open file on a high number: a dying process closes those last to be opened first, so that its
-    death is told at once instead of after the slow closing of other things."""
+    death is told at once instead of after the slow closing of other things. Unless `tree`, a forked child lets go
+    of it. Call it while `making` is held."""
     high = min(_HIGH, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
-    return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, high)
+    copy: int = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, high)
+    if not tree:
+        _owned.add(copy)
+    return copy
 
 
 def stamp(descriptor: int) -> None:
@@ -60,37 +70,61 @@ def mark_publishing(descriptor: int, publishing: bool) -> None:
 
 def is_held(path: str | os.PathLike[str]) -> bool:
     """Whether some live process holds this lifeline."""
+    return _probe(path) is not None
+
+
+def _probe(path: str | os.PathLike[str]) -> bytes | None:
+    """What a held lifeline says; None when nobody holds it or there is none."""
     try:
         descriptor = os.open(path, os.O_RDONLY | UNSHARED)
     except FileNotFoundError:
-        return False
+        return None
     try:
-        flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        return False
+        flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB, path)
+        return None
     except BlockingIOError:
-        return True
+        return os.pread(descriptor, 64, 0)
     finally:
         os.close(descriptor)
 
 
-def last_stamp(path: str | os.PathLike[str]) -> tuple[float, float | None] | None:
-    """The stamp, and since when a publishing window is open (None outside one); None when it cannot be read."""
+class Stamp(NamedTuple):
+    """When the holder last renewed, and since when its publishing window is open (None outside one): on its clock."""
+
+    at: float
+    publishing: float | None
+
+
+def last_stamp(path: str | os.PathLike[str]) -> Stamp | None:
+    """The stamp of a held lifeline; None when nobody holds it or it cannot be read."""
+    return _parsed(_probe(path) or b"")
+
+
+def _parsed(text: bytes) -> Stamp | None:
     try:
-        words = read(path).split()
-        return float(words[0]), float(words[2]) if words[1] == b"P" else None
-    except (OSError, ValueError, IndexError):
+        words = text.split()
+        return Stamp(float(words[0]), float(words[2]) if words[1] == b"P" else None)
+    except (ValueError, IndexError):
         return None
 
 
 def look(path: str | os.PathLike[str], now: float) -> Seen:
     """What can be seen of a holder on this machine's clock at `now`."""
-    if not is_held(path):
+    text = _probe(path)
+    if text is None:
         return Seen(held=False)
-    stamped = last_stamp(path)
-    if stamped is None:
+    stamp = _parsed(text)
+    if stamp is None:
         return Seen(held=True)
-    at, since = stamped
-    return Seen(held=True, silent=now - at, publishing=None if since is None else now - since)
+    return Seen(True, now - stamp.at, None if stamp.publishing is None else now - stamp.publishing)
+
+
+def is_ours(descriptor: int, path: str | os.PathLike[str]) -> bool:
+    """Whether the lifeline at this place is the one that this descriptor holds locked."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except OSError:
+        return False
 
 
 def close(descriptor: int) -> None:
@@ -104,6 +138,7 @@ def _let_go_in_child() -> None:
         with suppress(OSError):
             os.close(descriptor)
     _owned.clear()
+    making.release()
 
 
-os.register_at_fork(after_in_child=_let_go_in_child)
+os.register_at_fork(before=making.acquire, after_in_parent=making.release, after_in_child=_let_go_in_child)

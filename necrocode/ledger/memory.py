@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -37,7 +38,7 @@ class MemoryLedger(Operations):
         self._handles: dict[str, Lease] = {}
         self._stamps: dict[str, tuple[float, float | None]] = {}
         self._bells: dict[str, threading.Event] = {}
-        self._told: list[Event] = []
+        self._told: deque[Event] = deque()
         self._listener = tell
 
     def find(self, runner_id: str) -> Lease | None:
@@ -46,9 +47,8 @@ class MemoryLedger(Operations):
     def configure(self, *, limit: int | str | None = "keep", quotas: dict[str, int] | None = None) -> None:
         """Change the terms; holders stay, those who now fit are admitted at once."""
         with self._gate("configure"):
-            if not isinstance(limit, str):
-                Request("terms", limit=limit).checked()
-                self.view.limit = limit
+            if limit != "keep":
+                self.view.limit = Request("terms", limit=limit).checked().limit  # type: ignore[arg-type]
             if quotas is not None:
                 self.view.quotas = dict(quotas)
             self._schedule()
@@ -67,13 +67,25 @@ class MemoryLedger(Operations):
         self._counter += 1
         return self._counter
 
-    def _open(self, request: Request, *, wait: bool) -> Lease:
+    def _open(self, request: Request) -> Lease:
         return Lease(record_of(request))
+
+    def _prepare(self, lease: Lease, *, wait: bool) -> None:
+        """Nothing to write."""
 
     def _show(self, lease: Lease) -> None:
         self._stamps[lease.runner_id] = (time.monotonic(), None)
         self._bells[lease.runner_id] = threading.Event()
         self._handles[lease.runner_id] = lease
+
+    def _hide(self, lease: Lease) -> None:
+        """Closing does it."""
+
+    def _bury(self, runner_id: str) -> None:
+        """What is dead here was closed before."""
+
+    def _owns(self, lease: Lease) -> bool:
+        return self._handles.get(lease.runner_id) is lease
 
     def _admit(self, lease: Lease, token: int) -> None:
         lease.token, lease.record = token, lease.record._replace(token=token)
@@ -134,9 +146,10 @@ class MemoryLedger(Operations):
 
     def _sleep(self, lease: Lease, waiter: Waiter, deadline: float | None) -> bool:
         bell = self._bells[lease.runner_id]
+        tick = min(1.0, lease.record.heartbeat_timeout / 3)
         while waiter.key in self.view.waiting:
-            self._stamps[lease.runner_id] = (time.monotonic(), None)
-            left = 1.0 if deadline is None else min(1.0, deadline - time.monotonic())
+            self._stamps[lease.runner_id] = (time.monotonic(), self._stamps[lease.runner_id][1])
+            left = tick if deadline is None else min(tick, deadline - time.monotonic())
             if left <= 0:
                 return False
             if not bell.wait(left):
@@ -149,9 +162,11 @@ class MemoryLedger(Operations):
             del self._handles[lease.runner_id], self._stamps[lease.runner_id], self._bells[lease.runner_id]
 
     def _publishing(self, lease: Lease, inside: bool) -> None:
-        if lease.runner_id in self._stamps:
-            now = time.monotonic()
-            self._stamps[lease.runner_id] = (now, now if inside else None)
+        with self._lock:
+            lease.windows += 1 if inside else -1
+            if self._owns(lease) and lease.windows == int(inside):
+                now = time.monotonic()
+                self._stamps[lease.runner_id] = (now, now if inside else None)
 
     def _beat(self, lease: Lease) -> None:
         with self._lock:
@@ -163,7 +178,10 @@ class MemoryLedger(Operations):
         self._told.append(journal.make(kind, runner_id=runner_id, **facts))
 
     def _flush(self) -> None:
-        told, self._told = self._told, []
-        if self._listener:
-            for event in told:
+        while self._told:
+            try:
+                event = self._told.popleft()
+            except IndexError:
+                return  # another thread was quicker
+            if self._listener:
                 self._listener(event)

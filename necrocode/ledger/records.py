@@ -1,11 +1,14 @@
 """Records: immutable JSON files whose names carry what the listing must tell. The listing is the truth.
 
-`runners/<id>.<token>.<revision>.json` and `fenced/` alike; `queue/<c|r>-<49-priority>-<ticket>.<id>.json`.
+`runners/<id>.<token>.<revision>.json` and `fenced/` alike; `queue/<c|r>-<49-priority>-<ticket>-<slot>.<id>.json`,
+where c waits for more claims and r to be registered, and <slot> is `none` (needs none), `any`, or the waiter's own
+limit: what a hand-over must know of those it passes, so that it need not read their records.
 A Book is one process's copy: names it has parsed already are not read again, since no record is ever changed.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Callable
@@ -16,11 +19,15 @@ from typing import Any, NamedTuple
 
 from necrocode import process
 from necrocode.admission import Standing, View, Waiter, Wish
-from necrocode.errors import StateUnreadable
-from necrocode.lease import SCHEMA, Request, RunnerInstance
+from necrocode.errors import ConfigError, StateUnreadable
+from necrocode.lease import PRIORITIES, SCHEMA, Request, RunnerInstance
 from necrocode.statedir import StateDir, read, read_json
 
-_BROKEN = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
+_BROKEN = (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError, ConfigError)
+"""What parsing raises for a file that is no record."""
+_NO_FILE = (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.EACCES, errno.EPERM)
+"""What reading says of something that will never be a record: a link, a folder, a socket, not ours to read. Other
+errors (a failing disk, too many open files) may pass, so they are told and prove nothing about the file."""
 
 
 class LeaseName(NamedTuple):
@@ -37,9 +44,10 @@ class LeaseName(NamedTuple):
     def parse(cls, name: str) -> LeaseName:
         stem, suffix = os.path.splitext(name)
         runner_id, token, revision = stem.rsplit(".", 2)
-        if suffix != ".json" or not runner_id:
+        parsed = cls(runner_id, int(token), int(revision))
+        if suffix != ".json" or not runner_id or min(parsed[1:]) < 0 or str(parsed) != name:
             raise ValueError(f"{name!r} is no record's name")
-        return cls(runner_id, int(token), int(revision))
+        return parsed
 
 
 class QueueName(NamedTuple):
@@ -48,31 +56,67 @@ class QueueName(NamedTuple):
     adding: bool
     priority: int
     ticket: int
+    slot: bool
+    limit: int | None
     runner_id: str
 
     def __str__(self) -> str:
-        return f"{'c' if self.adding else 'r'}-{49 - self.priority:02d}-{self.ticket:018d}.{self.runner_id}.json"
+        kind, slot = "c" if self.adding else "r", "none" if not self.slot else self.limit or "any"
+        return f"{kind}-{49 - self.priority:02d}-{self.ticket:018d}-{slot}.{self.runner_id}.json"
 
     @classmethod
     def parse(cls, name: str) -> QueueName:
         stem, suffix = os.path.splitext(name)
         key, _, runner_id = stem.partition(".")
-        kind, priority, ticket = key.split("-")
-        if suffix != ".json" or not runner_id or kind not in ("c", "r"):
+        kind, priority, ticket, slot = key.split("-")
+        limit = None if slot in ("none", "any") else int(slot)
+        parsed = cls(kind == "c", 49 - int(priority), int(ticket), slot != "none", limit, runner_id)
+        if suffix != ".json" or not runner_id or parsed.priority not in PRIORITIES or str(parsed) != name:
             raise ValueError(f"{name!r} is no waiter's name")
-        return cls(kind == "c", 49 - int(priority), int(ticket), runner_id)
+        return parsed
 
     @classmethod
     def of(cls, waiter: Waiter) -> QueueName:
-        return cls(waiter.adding, waiter.priority, waiter.ticket, waiter.runner_id)
+        return cls(
+            waiter.adding, waiter.priority, waiter.ticket, waiter.needs_slot, waiter.limit, waiter.runner_id
+        )  # fmt: skip
+
+    def waiter(self, read: Callable[[], Wish]) -> Waiter:
+        """The waiter of this name; the rest of what it wants is read when it is first needed."""
+        return Waiter(
+            self.runner_id, self.ticket, self.priority,
+            adding=self.adding, needs_slot=self.slot, limit=self.limit, read=read,
+        )  # fmt: skip
 
 
 def parse_record(data: bytes) -> RunnerInstance:
-    """Raises ValueError, KeyError or TypeError for what is no record, and for one of a newer schema."""
+    """Raises one of _BROKEN for what is no record, and for one of a newer schema."""
     value = json.loads(data)
     if int(value["schema"]) > SCHEMA:
         raise ValueError(f"schema {value['schema']} is newer than {SCHEMA}")
-    return RunnerInstance.from_dict(value)
+    record = RunnerInstance.from_dict(value)
+    Request(
+        record.runner_id, limit=record.limit, priority=record.priority, heartbeat_timeout=record.heartbeat_timeout
+    ).checked()
+    if record.holder and not isinstance(record.holder.pid, int):
+        raise TypeError(f"{record.holder.pid!r} is no pid")
+    return record
+
+
+def read_record(path: str | os.PathLike[str]) -> RunnerInstance:
+    """Raises FileNotFoundError, Damaged for what is no record, OSError for what may be one that cannot be read now."""
+    try:
+        return parse_record(read(path))
+    except _BROKEN as error:
+        raise Damaged(str(error)) from error
+    except OSError as error:
+        if error.errno in _NO_FILE:
+            raise Damaged(error.strerror or "") from error
+        raise
+
+
+class Damaged(Exception):
+    """This file is no record; inside this floor only: what is to be done about it differs from place to place."""
 
 
 def standing_of(name: LeaseName, record: RunnerInstance, *, fenced: bool) -> Standing:
@@ -96,108 +140,110 @@ def record_of(request: Request) -> RunnerInstance:
 
 
 def wish_of(record: RunnerInstance) -> Wish:
-    return Wish(record.claims, record.limit, record.spec_name, record.holder.user if record.holder else "", record.slot)
+    return Wish(record.claims, record.spec_name, record.holder.user if record.holder else "")
 
 
 class Book:
-    """The view of one state directory, kept in step with its listings. Only used inside the gate."""
+    """The view of one state directory, kept in step with its listings. Only used inside the gate.
+
+    `trouble` is why the host's terms cannot be read (None when they can): then nobody is admitted, since nobody
+    knows to how many, and everything else works."""
 
     def __init__(self, state: StateDir, is_held: Callable[[str], bool]) -> None:
         self._state, self._is_held = state, is_held
+        self._root = str(state.root)
+        self._config = f"{self._root}/config.json"
         self.view = View()
+        self.trouble: StateUnreadable | None = None
+        self.quarantined: list[dict[str, str]] = []
         self.forget()
-        self._terms: tuple[int, int, int] | None = None
 
     def forget(self) -> None:
         """Trust nothing that was read before: the next sync reads everything."""
-        self.view = View(self.view.limit, self.view.quotas)
+        self.view = View()
         self._leases: dict[str, dict[str, LeaseName]] = {"runners": {}, "fenced": {}}
         self._queue: dict[str, Waiter] = {}
-        self.quarantined: list[dict[str, str]] = []
+        self._terms: tuple[int, int, int] | None = None
 
-    def sync(self) -> None:
-        self._sync_terms()
+    def sync(self) -> bool:
+        """Read what is new; True when the host's terms are."""
+        changed = self._sync_terms()
         self._sync_leases("runners")
         self._sync_leases("fenced")
         self._sync_queue()
+        return changed
 
-    def _sync_terms(self) -> None:
-        path = self._state.root / "config.json"
+    def _sync_terms(self) -> bool:
         try:
-            found = os.stat(path)
+            found = os.stat(self._config)
+            terms = (found.st_ino, found.st_size, found.st_mtime_ns)
         except FileNotFoundError:
-            self.view.limit, self.view.quotas = None, {}
-            return
-        terms = (found.st_ino, found.st_size, found.st_mtime_ns)
-        if terms != self._terms:
-            self.view.limit, self.view.quotas = read_terms(path)
-            self._terms = terms
+            terms = (0, 0, 0)
+        if terms == self._terms:
+            return False
+        try:
+            self.view.limit, self.view.quotas = read_terms(Path(self._config))
+            self.trouble, self._terms = None, terms
+        except StateUnreadable as error:
+            self.trouble, self._terms = error, terms
+            self.view.limit = 0
+        return True
 
     def _sync_leases(self, folder: str) -> None:
-        known, names = self._leases[folder], os.listdir(self._state.root / folder)
-        if len(names) == len(known) and all(name in known for name in names):
+        known, names = self._leases[folder], os.listdir(f"{self._root}/{folder}")
+        if len(names) == len(known) and known.keys() >= set(names):
             return
         present = set(names)
         for name in [name for name in known if name not in present]:
             self._forget_lease(folder, name)
-        for name in present - known.keys():
+        for name in sorted(present - known.keys()):
             self._learn_lease(folder, name)
 
     def _forget_lease(self, folder: str, file_name: str) -> None:
         name = self._leases[folder].pop(file_name)
         standing = self.view.standing.get(name.runner_id)
-        if standing and (standing.token, standing.revision, standing.fenced) == (
-            name.token,
-            name.revision,
-            folder == "fenced",
-        ):
+        if standing and (standing.name, standing.fenced) == (name, folder == "fenced"):
             self.view.leave(name.runner_id)
 
     def _learn_lease(self, folder: str, file_name: str) -> None:
-        path = self._state.root / folder / file_name
+        path = Path(self._root, folder, file_name)
         try:
             name = LeaseName.parse(file_name)
-        except ValueError as error:
-            return self._set_aside(path, error)
-        standing = self._read_standing(path, name, fenced=folder == "fenced")
-        if standing:
-            self._leases[folder][file_name] = name
-            self._enter(folder, name, standing)
-
-    def _read_standing(self, path: Path, name: LeaseName, *, fenced: bool) -> Standing | None:
-        try:
-            return standing_of(name, parse_record(read(path)), fenced=fenced)
+            record = read_record(path)
         except FileNotFoundError:
-            return None
-        except _BROKEN as error:
-            if self._is_held(name.runner_id):
-                # Its owner lives, so it holds what nobody can read any more: everything, until it is proven dead.
-                return Standing(name.runner_id, (), name.token, name.revision, fenced=fenced, unreadable=True)
-            self._set_aside(path, error)
-            return None
+            pass
+        except ValueError as error:
+            self.set_aside(path, str(error))
+        except Damaged as error:
+            if not self._is_held(name.runner_id):
+                self.set_aside(path, str(error))
+                return
+            # Its owner lives, so it holds what nobody can read any more: everything, until it is proven dead.
+            unknown = Standing(name.runner_id, (), *name[1:], fenced=folder == "fenced", unreadable=True)
+            self._enter(folder, name, unknown)
+        else:
+            self._enter(folder, name, standing_of(name, record, fenced=folder == "fenced"))
 
     def _enter(self, folder: str, name: LeaseName, standing: Standing) -> None:
         """Two revisions of one lease are left when a writer died between its two steps: the higher one counts."""
+        self._leases[folder][str(name)] = name
         other = self.view.standing.get(name.runner_id)
-        if (
-            other
-            and folder == "runners"
-            and not other.fenced
-            and (other.token, other.revision) > (name.token, name.revision)
-        ):
-            return self._unlink_lease(name)
-        self.view.stand(standing)
-        if other and folder == "runners" and not other.fenced:
-            self._unlink_lease(LeaseName(other.runner_id, other.token, other.revision))
+        if other is None or other.fenced != standing.fenced:
+            self.view.stand(standing)
+        elif other.name[1:] > name[1:]:
+            self._unlink_lease(folder, name)
+        else:
+            self.view.stand(standing)
+            self._unlink_lease(folder, LeaseName(*other.name))
 
-    def _unlink_lease(self, name: LeaseName) -> None:
-        self._leases["runners"].pop(str(name), None)
+    def _unlink_lease(self, folder: str, name: LeaseName) -> None:
         with suppress(FileNotFoundError):
-            os.unlink(self._state.runners / str(name))
+            os.unlink(f"{self._root}/{folder}/{name}")
+        self._leases[folder].pop(str(name), None)
 
     def _sync_queue(self) -> None:
-        known, names = self._queue, os.listdir(self._state.queue)
-        if len(names) == len(known) and all(name in known for name in names):
+        known, names = self._queue, os.listdir(f"{self._root}/queue")
+        if len(names) == len(known) and known.keys() >= set(names):
             return
         present = set(names)
         for name in [name for name in known if name not in present]:
@@ -206,29 +252,33 @@ class Book:
             self._learn_waiter(name)
 
     def _learn_waiter(self, file_name: str) -> None:
-        path = self._state.queue / file_name
+        path = Path(self._root, "queue", file_name)
         try:
             name = QueueName.parse(file_name)
         except ValueError as error:
-            return self._set_aside(path, error)
-        waiter = Waiter(
-            name.runner_id, name.ticket, name.priority, adding=name.adding, read=lambda: self._read_wish(path)
-        )
-        self.add_waiter(waiter)
-        return None
+            return self.set_aside(path, str(error))
+        return self.add_waiter(name.waiter(lambda: self._read_wish(path)))
 
     def _read_wish(self, path: Path) -> Wish:
+        """A wish that nobody can read is for nothing; its waiter finds its entry gone, and asks again."""
         try:
-            return wish_of(parse_record(read(path)))
+            return wish_of(read_record(path))
         except FileNotFoundError:
             return Wish()
-        except _BROKEN as error:
-            self._set_aside(path, error)
-            return Wish(slot=False)
+        except Damaged as error:
+            self.set_aside(path, str(error))
+            return Wish()
 
-    def _set_aside(self, path: Path, error: Exception) -> None:
+    def set_aside(self, path: Path, reason: str) -> None:
+        """Into quarantine with it, and remember to tell."""
         moved_to = self._state.quarantine(path)
-        self.quarantined.append({"file": str(path), "reason": str(error), "moved_to": moved_to})
+        if moved_to:
+            self.quarantined.append({"file": str(path), "reason": reason, "moved_to": moved_to})
+
+    def take_quarantined(self) -> list[dict[str, str]]:
+        """What was set aside since this was last asked."""
+        taken, self.quarantined = self.quarantined, []
+        return taken
 
     # ---- moves: the disk first, then the view
 
@@ -254,10 +304,22 @@ def read_terms(path: Path) -> tuple[int | None, dict[str, int]]:
         value: Any = read_json(path)
     except FileNotFoundError:
         return None, {}
-    limit: Any = value.get("limit") if isinstance(value, dict) else "?"
-    quotas: Any = value.get("quotas", {}) if isinstance(value, dict) else {}
-    counts = [*quotas.values(), *([] if limit is None else [limit])] if isinstance(quotas, dict) else ["?"]
-    if not all(isinstance(count, int) and not isinstance(count, bool) and count >= 1 for count in counts):
-        wanted = '{"limit": null or a number from 1, "quotas": {"spec:NAME": number, ...}}'
-        raise StateUnreadable(str(path), f"must be {wanted}")
-    return limit, quotas
+    if isinstance(value, dict) and _is_terms(value):
+        return value.get("limit"), value.get("quotas", {})
+    raise StateUnreadable(
+        str(path), 'must be {"schema": 1, "limit": null or a number from 1, "quotas": {"spec:NAME": number, ...}}'
+    )
+
+
+def _is_terms(value: dict[str, Any]) -> bool:
+    limit, quotas = value.get("limit"), value.get("quotas", {})
+    return (
+        value.get("schema", SCHEMA) == SCHEMA
+        and (limit is None or is_count(limit))
+        and isinstance(quotas, dict)
+        and all(map(is_count, quotas.values()))
+    )
+
+
+def is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1

@@ -9,13 +9,14 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import NamedTuple
 
-from necrocode import admission
+from necrocode import admission, process
 from necrocode.admission import Obstacle, View, Waiter
+from necrocode.claim import ClaimIndex
 from necrocode.lease import Holder, RunnerInstance
 from necrocode.ledger import lifeline
-from necrocode.ledger.records import _BROKEN, LeaseName, QueueName, parse_record, standing_of, wish_of
+from necrocode.ledger.records import Damaged, LeaseName, QueueName, read_record, standing_of, wish_of
 from necrocode.liveness import Liveness, Seen, judge
-from necrocode.statedir import StateDir, read
+from necrocode.statedir import StateDir
 
 _TRIES = 5
 
@@ -86,22 +87,17 @@ def take(
 
 
 def _look_around(state: StateDir, limit: int | None, quotas: Mapping[str, int]) -> Snapshot:
-    view, unreadable = View(limit, quotas), []
+    view = View(limit, quotas)
+    unreadable: list[str] = []
     records: dict[str, RunnerInstance] = {}
     sightings: dict[str, Sighting] = {}
     for folder in ("fenced", "runners"):
-        for file_name in sorted(os.listdir(state.root / folder)):
-            try:
-                name = LeaseName.parse(file_name)
-                record = parse_record(read(state.root / folder / file_name))
-            except FileNotFoundError:
-                continue
-            except (OSError, *_BROKEN):
-                unreadable.append(f"{folder}/{file_name}")
-                continue
-            sightings[name.runner_id] = _sighting(state, name, record, folder)
-            records[name.runner_id] = record
-            view.stand(standing_of(name, record, fenced=folder == "fenced"))
+        for name in _names(state, folder, unreadable):
+            record = _read(state, folder, str(name), unreadable)
+            if record:
+                sightings[name.runner_id] = _sighting(state, name, record, folder)
+                records[name.runner_id] = record
+                view.stand(standing_of(name, record, fenced=folder == "fenced"))
     waiters = _waiters(state, view, records, unreadable)
     return Snapshot(
         False,
@@ -113,8 +109,30 @@ def _look_around(state: StateDir, limit: int | None, quotas: Mapping[str, int]) 
     )
 
 
+def _names(state: StateDir, folder: str, unreadable: list[str]) -> list[LeaseName]:
+    names = []
+    for file_name in os.listdir(state.root / folder):
+        try:
+            names.append(LeaseName.parse(file_name))
+        except ValueError:
+            unreadable.append(f"{folder}/{file_name}")
+    return sorted(names)  # of two revisions, which a writer that died may leave, the higher comes last and counts
+
+
+def _read(state: StateDir, folder: str, file_name: str, unreadable: list[str]) -> RunnerInstance | None:
+    try:
+        return read_record(state.root / folder / file_name)
+    except FileNotFoundError:
+        return None
+    except Damaged:
+        unreadable.append(f"{folder}/{file_name}")
+        return None
+
+
 def _sighting(state: StateDir, name: LeaseName, record: RunnerInstance, folder: str) -> Sighting:
     seen = lifeline.look(state.live / name.runner_id, time.monotonic())
+    if record.holder and record.holder.time_namespace != process.identity().time_namespace:
+        seen = Seen(seen.held)  # its clock says nothing to us, and one look is not enough to tell
     verdict = judge(seen, record.heartbeat_timeout)
     running = "running" if folder == "runners" else "fenced"
     return Sighting(
@@ -140,26 +158,25 @@ def _waiters(
     for file_name in sorted(os.listdir(state.queue)):
         try:
             name = QueueName.parse(file_name)
-            record = parse_record(read(state.queue / file_name))
-        except FileNotFoundError:
-            continue
-        except (OSError, *_BROKEN):
+        except ValueError:
             unreadable.append(f"queue/{file_name}")
             continue
-        read_wish = partial(wish_of, record)
-        waiter = Waiter(name.runner_id, name.ticket, name.priority, adding=name.adding, read=read_wish)
-        view.waiting[waiter.key] = waiter
-        records.setdefault(name.runner_id, record)
-        found.append((waiter, record))
+        record = _read(state, "queue", file_name, unreadable)
+        if record:
+            waiter = name.waiter(partial(wish_of, record))
+            view.waiting[waiter.key] = waiter
+            records.setdefault(name.runner_id, record)
+            found.append((waiter, record))
     return found
 
 
 def _judged(
     state: StateDir, view: View, records: Mapping[str, RunnerInstance], waiters: list[tuple[Waiter, RunnerInstance]]
 ) -> list[Waiting]:
-    judged = []
+    judged, ahead = [], ClaimIndex()
     for position, (waiter, record) in enumerate(waiters, 1):
-        found = admission.obstacle(view, waiter, view.ahead_of(waiter)) or Obstacle("turn", {})
+        found = admission.obstacle(view, waiter, ahead) or Obstacle("turn", {})
+        ahead.add(waiter.runner_id, waiter.wish.claims)
         held = lifeline.is_held(state.live / waiter.runner_id)
         holders = tuple(
             admission.holder_of(one, pair, view.standing.get(one), records.get(one))

@@ -7,19 +7,20 @@ first that has no live, beating waiter ahead of it is the watchman: it watches t
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import random
 import select
 import time
+from bisect import bisect_left
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
+from functools import lru_cache
+from typing import Any
 
 from necrocode.ledger import lifeline
 from necrocode.ledger.records import QueueName
-from necrocode.statedir import UNSHARED, StateDir
+from necrocode.statedir import UNSHARED, StateDir, share
 
 _TICK = 5.0
 """Seconds after which every waiter looks by itself; a safety net, nothing is handed over by it."""
@@ -28,39 +29,47 @@ _QUIET_WAITER = 15.0
 _SETTLING = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032)
 """Death is not atomic: a dying process lets go of its files one by one. Look again after each of these seconds."""
 _CLOSE_WRITE = 0x8
+_EXCL_UNLINK = 0x4000000
+"""No event for a lifeline that was unlinked first: whoever releases in peace has served the waiting already."""
 _idle_watches: list[tuple[int, tuple[int, int]]] = []
 """Inotify descriptors that nobody uses now. Closing one can take 10 ms, so they are kept for the next watch."""
 
 
-def make_bell(state: StateDir, runner_id: str) -> int | None:
-    """The read end of this waiter's bell; None where there are no FIFOs (then only the slow tick wakes it)."""
-    path = state.bells / runner_id
-    with suppress(FileNotFoundError):
-        os.unlink(path)
+def make_bell(path: str, mode: int) -> int | None:
+    """The read end of a new bell; None where there are no FIFOs (then only the slow tick wakes its waiter)."""
+    low = -1
+    lifeline.making.acquire()
     try:
-        os.mkfifo(path, state.file_mode)
+        os.mkfifo(path, mode)
         low = os.open(path, os.O_RDWR | os.O_NONBLOCK | UNSHARED)
-    except OSError as error:
-        if error.errno in (errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP):
+        share(low, mode)
+        return lifeline.raised(low)
+    except BaseException as error:
+        with suppress(OSError):
+            os.unlink(path)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP):
             return None
         raise
-    try:
-        return lifeline.raised(low)
     finally:
-        os.close(low)
+        lifeline.making.release()
+        if low >= 0:
+            with suppress(OSError):
+                os.close(low)
 
 
-def close_bell(state: StateDir, runner_id: str, bell: int) -> None:
-    with suppress(OSError):
-        os.unlink(state.bells / runner_id)
-    with suppress(OSError):
-        os.close(bell)
+def close_bell(bell: int, *paths: str) -> None:
+    """Remove it, under whichever of its names it goes, and let go of it."""
+    for path in paths:
+        with suppress(OSError):
+            if os.path.samestat(os.fstat(bell), os.stat(path)):
+                os.unlink(path)
+    lifeline.close(bell)
 
 
-def ring(state: StateDir, runner_id: str) -> None:
+def ring(path: str) -> None:
     """Wake a waiter. One that has no bell looks by itself; one that has died needs no waking."""
     with suppress(OSError):
-        descriptor = os.open(state.bells / runner_id, os.O_WRONLY | os.O_NONBLOCK | UNSHARED)
+        descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK | UNSHARED)
         try:
             os.write(descriptor, b"!")
         finally:
@@ -69,16 +78,22 @@ def ring(state: StateDir, runner_id: str) -> None:
 
 def ring_all(state: StateDir) -> None:
     for runner_id in os.listdir(state.bells):
-        ring(state, runner_id)
+        ring(f"{state.root}/bells/{runner_id}")
 
 
 class Wait:
     """One waiter's sleep."""
 
-    def __init__(self, state: StateDir, runner_id: str, bell: int | None, life: int, entry: Path) -> None:
+    def __init__(
+        self, state: StateDir, runner_id: str, bell: int | None, life: int, entry: str, often: float = _TICK
+    ) -> None:
         self._state, self._runner_id, self._bell, self._life, self._entry = state, runner_id, bell, life, entry
+        self._live, self._bells, self._queue = (f"{state.root}/{folder}" for folder in ("live", "bells", "queue"))
+        self._name = os.path.basename(entry)
+        self._tick = min(_TICK, often)
         self._poll = select.poll()
         self._predecessor: tuple[str, int] | None = None
+        self._dying = ""
         self._watch: int | None = None
         self._naps: list[float] = []
         if bell is not None:
@@ -90,9 +105,9 @@ class Wait:
         try:
             while self._entry_exists():
                 lifeline.stamp(self._life)
-                queue = sorted(os.listdir(self._state.queue))
+                queue = sorted(os.listdir(self._queue))
                 self._follow_predecessor(queue)
-                tick = _TICK
+                tick = self._tick
                 if self._is_watchman(queue):
                     self._start_watch()
                     tick = min(tick, keep_watch())
@@ -140,10 +155,11 @@ class Wait:
         if nearest is None:
             return
         try:
-            descriptor = os.open(self._state.bells / nearest, os.O_WRONLY | os.O_NONBLOCK | UNSHARED)
+            descriptor = os.open(f"{self._bells}/{nearest}", os.O_WRONLY | os.O_NONBLOCK | UNSHARED)
         except OSError as error:
-            if error.errno == errno.ENXIO:
-                self._naps = list(_SETTLING)  # it is dying right now
+            if error.errno in (errno.ENXIO, errno.ENOENT) and nearest != self._dying:
+                self._dying = nearest  # or leaving the queue: look again soon, but not for ever
+                self._naps = list(_SETTLING)
             return
         self._predecessor = (nearest, descriptor)
         self._poll.register(descriptor, 0)
@@ -155,9 +171,9 @@ class Wait:
             self._predecessor = None
 
     def _nearest_alive(self, queue: list[str]) -> str | None:
-        for name in reversed([name for name in queue if name < self._entry.name]):
+        for name in reversed(queue[: bisect_left(queue, self._name)]):
             runner_id = _owner(name)
-            if runner_id != self._runner_id and lifeline.is_held(self._state.live / runner_id):
+            if runner_id != self._runner_id and lifeline.is_held(f"{self._live}/{runner_id}"):
                 return runner_id
         return None
 
@@ -165,24 +181,26 @@ class Wait:
         """Whether no live, beating waiter is ahead of us."""
         now = time.monotonic()
         for name in queue:
-            if name == self._entry.name:
+            if name == self._name:
                 return True
-            seen = lifeline.look(self._state.live / _owner(name), now)
+            seen = lifeline.look(f"{self._live}/{_owner(name)}", now)
             if seen.held and (seen.silent or 0.0) < _QUIET_WAITER:
                 return False
         return True
 
     def _start_watch(self) -> None:
-        if self._watch is None and (watch := _new_watch(self._state.live)) is not None:
+        if self._watch is None and (watch := _new_watch(self._live)) is not None:
             self._watch = watch
             self._poll.register(watch, select.POLLIN)
 
     def _end(self) -> None:
         self._leave_predecessor()
-        if self._watch is not None:
-            with suppress(FileNotFoundError):
-                _idle_watches.append((self._watch, _place(self._state.live)))
-            self._watch = None
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            try:
+                _idle_watches.append((watch, _place(self._live)))
+            except OSError:
+                os.close(watch)
 
 
 def _owner(name: str) -> str:
@@ -192,29 +210,37 @@ def _owner(name: str) -> str:
         return ""
 
 
-def _place(folder: Path) -> tuple[int, int]:
+def _place(folder: str) -> tuple[int, int]:
     found = os.stat(folder)
     return found.st_dev, found.st_ino
 
 
-def _new_watch(folder: Path) -> int | None:
+def _new_watch(folder: str) -> int | None:
     """A descriptor that is readable when a lifeline is closed; None where inotify is missing or used up."""
     place = _place(folder)
-    for at, (descriptor, watched) in enumerate(_idle_watches):
-        if watched == place:
-            del _idle_watches[at]
-            return descriptor
+    for idle in list(_idle_watches):
+        if idle[1] == place:
+            with suppress(ValueError):  # another thread took it
+                _idle_watches.remove(idle)
+                return idle[0]
     try:
-        libc = ctypes.CDLL(None, use_errno=True)
+        libc = _libc()
         descriptor = int(libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK))
     except (OSError, AttributeError):
         return None
     if descriptor < 0:
         return None
-    if libc.inotify_add_watch(descriptor, os.fsencode(folder), _CLOSE_WRITE) < 0:
+    if libc.inotify_add_watch(descriptor, os.fsencode(folder), _CLOSE_WRITE | _EXCL_UNLINK) < 0:
         os.close(descriptor)
         return None
     return descriptor
+
+
+@lru_cache(1)
+def _libc() -> Any:
+    import ctypes  # only whoever has to watch needs it
+
+    return ctypes.CDLL(None, use_errno=True)
 
 
 os.register_at_fork(after_in_child=_idle_watches.clear)
