@@ -177,9 +177,8 @@ def rehearsal(plan: Plan, rows: Sequence[PlanRow]) -> Table:
     return table
 
 
-def console_on(stream: IO[str], color: bool | None) -> Console:
-    """A console on that stream; colours as NO_COLOR, FORCE_COLOR and the terminal have it, none when `color` is
-    False."""
+def console_on(stream: IO[str], colored: bool) -> Console:
+    """A console on that stream, with colours or without."""
     from rich.console import Console
 
-    return Console(file=stream, no_color=True if color is False else None)
+    return Console(file=stream, no_color=not colored)

@@ -62,7 +62,7 @@ if TYPE_CHECKING:
 @click.option("--keep", is_flag=True, help="Keep the workspaces of tasks that are done, too.")
 @click.option("--base", default="", metavar="REV", help="What tasks start from (default: the branch you are on).")
 @click.option("-q", "--quiet", is_flag=True, help="No progress, only the end.")
-def command(door: Door, /, **options: Any) -> int:
+def run(door: Door, /, **options: Any) -> int:
     """Run the tasks of FILE (TOML, JSON, JSON Lines or YAML), many at once.
 
     Each task works in a workspace of its own and leaves its work on the branch necrocode/RUN/TASK. Tasks that want
@@ -121,7 +121,7 @@ def _follow(door: Door, ledger: FileLedger, plan: Plan, retry_failed: bool, opti
     from necrocode.progress import Progress, console_on, summary
 
     quiet = options["quiet"] or door.as_json
-    console = console_on(sys.stderr, door.color)
+    console = console_on(sys.stderr, door.colored(sys.stderr))
     progress = Progress(plan, console, quiet=quiet)
     fleet = Fleet(plan, ledger, listener=progress.heard, retry_failed=retry_failed)
     _obey_signals(fleet, plan.run_id)
@@ -132,7 +132,7 @@ def _follow(door: Door, ledger: FileLedger, plan: Plan, retry_failed: bool, opti
     if door.as_json:
         door.emit({"run": plan.run_id, "tasks": [outcome.to_dict() for outcome in outcomes.values()]})
     else:
-        console_on(sys.stdout, door.color).print(summary(plan, outcomes))
+        console_on(sys.stdout, door.colored()).print(summary(plan, outcomes))
     return _exit_code(fleet)
 
 
@@ -172,4 +172,4 @@ def _show_plan(door: Door, plan: Plan) -> None:
         listed = [{**row._asdict(), "behind": [behind.after for behind in row.behind]} for row in rows]
         door.emit({"jobs": plan.jobs, "base": plan.base, "tasks": listed})
     else:
-        console_on(sys.stdout, door.color).print(rehearsal(plan, rows))
+        console_on(sys.stdout, door.colored()).print(rehearsal(plan, rows))
