@@ -21,7 +21,7 @@ def _told(one: dict[str, object], model: type[BaseModel], gone: Collection[str])
     assert isinstance(loc, tuple)
     name = ".".join(str(part) for part in loc)
     if one["type"] == "extra_forbidden":
-        why = " was given up: there are no containers, servers or credentials here" if name in gone else ""
+        why = " has no meaning here (no containers, servers, registry or credentials)" if name in gone else ""
         return f"{name} is unknown" + (f"; it{why}" if why else near(name, model.model_fields))
     said = str(one["msg"]).removeprefix("Value error, ")
     return f"{name} ({one['input']!r}): {said}" if one["type"] != "missing" else f"{name} is missing"

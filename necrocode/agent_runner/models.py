@@ -19,7 +19,7 @@ from necrocode.errors import ConfigError
 from necrocode.lease import RunnerInstance, checked_id
 
 if TYPE_CHECKING:
-    from necrocode.work import Place
+    from necrocode.work import Place, Work
 
 __all__ = [
     "Artifact",
@@ -124,6 +124,8 @@ class ImplementationResult:
     duration_seconds: float = 0.0
     error: str | None = None
     usage: dict[str, float] | None = None
+    work: Work | None = field(default=None, repr=False)
+    """What the engine says of it, when the engine did it: timed out, stopped, the exit code."""
 
 
 @dataclass

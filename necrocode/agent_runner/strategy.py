@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable
-from typing import Literal, Protocol, get_args
+from typing import Literal, get_args
 
 from necrocode import journal
 from necrocode.claim import Claim
@@ -20,14 +20,6 @@ OnConflict = Literal["refuse", "wait", "warn"]
 them, with a warning. A work space that is taken is never worked in: under `warn` it refuses."""
 
 
-class Register(Protocol):
-    """`Operations.register`."""
-
-    def __call__(
-        self, request: Request, *, wait: bool, timeout: float | None, on_wait: Callable[[Refused], None]
-    ) -> Lease: ...
-
-
 def checked(on_conflict: str | None) -> OnConflict | None:
     """The strategy itself, or ConfigError."""
     if on_conflict is not None and on_conflict not in get_args(OnConflict):
@@ -37,7 +29,7 @@ def checked(on_conflict: str | None) -> OnConflict | None:
 
 def enter(
     ledger: FileLedger,
-    register: Register,
+    register: Callable[..., Lease],
     request: Request,
     on_conflict: OnConflict | None,
     *,
@@ -49,22 +41,21 @@ def enter(
 
     `on_wait` hears what is waited for. Raises what `register` does."""
 
-    def waiting(refusal: Refused) -> None:
-        conflict = isinstance(refusal, ResourceConflictError)
-        if not (on_conflict == "wait" or (on_conflict is None and wait) if conflict else wait):
-            raise refusal
-        if on_wait:
-            on_wait(refusal)
-
     deadline = None if timeout is None else time.monotonic() + timeout
     while True:
-        left = None if deadline is None else max(0.0, deadline - time.monotonic())
         try:
-            return register(request, wait=wait or on_conflict == "wait", timeout=left, on_wait=waiting)
-        except ResourceConflictError as refusal:
-            if on_conflict != "warn" or refusal.reason == "duplicate":
+            return register(request)
+        except Refused as refusal:
+            conflict = isinstance(refusal, ResourceConflictError)
+            if conflict and on_conflict == "warn" and refusal.reason != "duplicate":
+                request = request._replace(claims=without_taken(ledger, request.claims, refusal))
+                continue
+            if not (on_conflict == "wait" or (on_conflict is None and wait) if conflict else wait):
                 raise
-            request = request._replace(claims=without_taken(ledger, request.claims, refusal))
+            if on_wait:
+                on_wait(refusal)
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            return register(request, wait=True, timeout=left)
 
 
 def extend(
@@ -87,7 +78,7 @@ def extend(
             wanted = without_taken(ledger, wanted, refusal)
 
 
-def without_taken(ledger: FileLedger, claims: tuple[Claim, ...], refusal: ResourceConflictError) -> tuple[Claim, ...]:
+def without_taken(ledger: FileLedger, claims: tuple[Claim, ...], refusal: Refused) -> tuple[Claim, ...]:
     """The claims without those that were refused, told in log and journal; raises the refusal when none can go."""
     taken = {holder.wanted for holder in refusal.blockers if holder.wanted}
     kept = tuple(claim for claim in claims if claim not in taken or claim.family == "workspace")

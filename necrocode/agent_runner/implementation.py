@@ -1,0 +1,184 @@
+"""The work phase of one run: the executor does the task, what it changed is claimed, and the tests judge it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from necrocode import git, journal
+from necrocode.agent_runner import strategy
+from necrocode.agent_runner.desk import Desk, Ordered
+from necrocode.agent_runner.models import ImplementationResult, TaskContext, TestResult, Workspace
+from necrocode.agent_runner.monitor import ResourceMonitor
+from necrocode.agent_runner.resources import Place as Names
+from necrocode.errors import LeaseLost, NecrocodeError
+from necrocode.outcome import Outcome, Status
+from necrocode.work import Place, Work
+
+if TYPE_CHECKING:
+    from necrocode.agent_runner.runner_orchestrator import RunnerOrchestrator
+
+logger = logging.getLogger(__name__)
+
+
+class Implementation:
+    """What the engine calls for its work phase. Afterwards `result` and `tests` are what the run's result shows."""
+
+    def __init__(self, orchestrator: RunnerOrchestrator, context: TaskContext, desk: Desk, order: Ordered) -> None:
+        self._executor, self._test_runner, self._config = (
+            orchestrator.task_executor, orchestrator.test_runner, orchestrator.config,
+        )  # fmt: skip
+        self._context, self._desk, self._order = context, desk, order
+        self.result: ImplementationResult | None = None
+        self.tests: TestResult | None = None
+        self.on_deaf: Callable[[Any], object] | None = None
+        self._seconds = 0.0
+
+    @property
+    def is_in_process(self) -> bool:
+        """Whether Python of this process does the work."""
+        known = getattr(self._executor, "is_in_process", None)
+        return bool(known(self._context)) if known else True
+
+    def __call__(self, place: Place) -> Work:
+        started = time.monotonic()
+        marker, config = place.marker, self._config
+        with ResourceMonitor(marker, place.stop, config.max_memory_mb, config.max_cpu_percent) as monitor:
+            work = self._implement(place)
+        self._seconds = time.monotonic() - started
+        self._tell_use(work)
+        if monitor.exceeded:
+            return work._replace(status=Status.FAILED, error=monitor.exceeded, kind="memory")
+        if not work.ok:
+            return work
+        self._claim_changes(place)
+        return self._test(place, work)
+
+    def _implement(self, place: Place) -> Work:
+        workspace = Workspace(place.workspace.path, place.workspace.branch, place.workspace.base, place)
+        aside = self.is_in_process  # a command has its own clock, and its tree is ended by the engine
+        with _Deadline(place, self._late, watching=aside) as deadline:
+            try:
+                result = self._executor.execute(self._context, workspace)
+            except NecrocodeError:
+                raise
+            except Exception as error:
+                logger.warning("%s: the agent raised", self._order.runner_id, exc_info=True)
+                result = ImplementationResult(False, error=f"{type(error).__name__}: {error}")
+        self.result = result
+        if isinstance(result.work, Work):
+            return result.work
+        if deadline.is_over:
+            return self._late_work(deadline.seconds)
+        usage = {key: float(value) for key, value in (result.usage or {}).items()}
+        if result.success:
+            return Work(usage=usage)
+        if place.stop.is_set():
+            return Work(Status.CANCELLED, result.error or "it was stopped", "stopped", usage=usage)
+        return Work(Status.FAILED, result.error or "the agent failed", "work", usage=usage)
+
+    def _late(self, seconds: float) -> None:
+        """The deadline is over, the time to notice it too, and the work goes on: whoever waits is told now."""
+        if self.on_deaf is None:
+            return
+        work = self._late_work(seconds)
+        text = f"{work.error}; it does not end, its slot and work space stay held until it does"
+        logger.warning("%s: %s", self._order.runner_id, text)
+        lease = self._desk.find(self._order.runner_id)
+        self.on_deaf(
+            Outcome(
+                self._context.task_id, work.status, self._order.attempt, text, work.kind,
+                runner_id=self._order.runner_id, token=lease.token if lease else None, workspace=self._order.path,
+                branch=self._order.branch, concurrent=max(1, self._desk.view.live),
+                waited=lease.record.waited_seconds if lease else 0.0, phases={"work": seconds},
+            )
+        )  # fmt: skip
+
+    def _late_work(self, seconds: float) -> Work:
+        return Work(Status.TIMED_OUT, f"the agent ran out of time after {seconds:.1f} s", "timeout")
+
+    def _test(self, place: Place, work: Work) -> Work:
+        commands = self._test_runner.commands(self._context, place.workspace.path)
+        if not commands:
+            return work
+        self._tell("phase.started", phase="test")
+        self.tests, verdict = self._test_runner.run_tests(self._context, place)
+        self._tell("phase.finished", phase="test", seconds=self.tests.total_duration_seconds, ok=self.tests.success)
+        tests = self.tests
+        self._tell("tests.recorded", run=len(tests.test_results), passed=tests.passed, failed=tests.failed)
+        return work if verdict.ok else verdict
+
+    def _claim_changes(self, place: Place) -> None:
+        """What was changed is claimed too, so that others see it; what somebody else holds is a conflict, told."""
+        if place.workspace.repository is None:
+            return
+        repository, path = place.workspace.repository, place.workspace.path
+        changed = {*git.status(path), *(c.path for c in git.changes(place.workspace.base, "HEAD", cwd=path))}
+        claims = Names(str(path), repository).files(sorted(changed))
+        lease = self._desk.find(self._order.runner_id)
+        if lease is None:
+            raise LeaseLost(self._order.runner_id, ours=None)
+        strategy.extend(self._desk, lease, claims, "warn")
+
+    def told(self, outcome: Outcome) -> ImplementationResult | None:
+        """The executor's result with what git knows better: the diff and the files."""
+        result = self.result
+        if result is None:
+            return None
+        result.duration_seconds = result.duration_seconds or self._seconds
+        if outcome.files_changed:
+            patch = Path(self._order.folder) / "diff.patch"
+            result.files_changed = list(outcome.files_changed)
+            result.diff = patch.read_text(errors="replace") if patch.exists() else ""
+        return result
+
+    def _tell_use(self, work: Work) -> None:
+        if work.usage.get("seconds"):
+            percent = 100.0 * work.usage.get("cpu_seconds", 0.0) / work.usage["seconds"]
+            memory = work.usage.get("max_rss_mb", 0.0)
+            self._tell("resources.sampled", cpu_percent=round(percent, 1), memory_mb=round(memory, 1))
+
+    def _tell(self, kind: str, **facts: Any) -> None:
+        event = journal.make(
+            kind, runner_id=self._order.runner_id, task_id=self._context.task_id, spec_name=self._context.spec_name,
+            run_id=self._order.run_id, **facts,
+        )  # fmt: skip
+        journal.append(self._desk.state.events, [event])
+
+
+class _Deadline:
+    """Watches one piece of work in this process: at the deadline `stop` is set, and after the grace `late` called."""
+
+    def __init__(self, place: Place, late: Callable[[float], None], *, watching: bool) -> None:
+        self._place, self._late, self._began = place, late, time.monotonic()
+        self._watching = watching and place.deadline is not None
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name=f"deadline-{place.marker}", daemon=True)
+        self.is_over = False
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._began
+
+    def __enter__(self) -> _Deadline:
+        if self._watching:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._over.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _watch(self) -> None:
+        assert self._place.deadline is not None
+        if self._over.wait(max(0.0, self._place.deadline - time.monotonic())):
+            return
+        self.is_over = True
+        self._place.stop.set()
+        if not self._over.wait(self._place.grace):
+            self._late(self.seconds)
