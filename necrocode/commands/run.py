@@ -62,7 +62,7 @@ if TYPE_CHECKING:
 @click.option("--keep", is_flag=True, help="Keep the workspaces of tasks that are done, too.")
 @click.option("--base", default="", metavar="REV", help="What tasks start from (default: the branch you are on).")
 @click.option("-q", "--quiet", is_flag=True, help="No progress, only the end.")
-def run(door: Door, /, **options: Any) -> int:
+def command(door: Door, /, **options: Any) -> int:
     """Run the tasks of FILE (TOML, JSON, JSON Lines or YAML), many at once.
 
     Each task works in a workspace of its own and leaves its work on the branch necrocode/RUN/TASK. Tasks that want
