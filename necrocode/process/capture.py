@@ -133,7 +133,7 @@ class Streams:
     def __enter__(self) -> Streams:
         try:
             for name, path in self._paths:
-                read, write = os.pipe2(os.O_CLOEXEC)
+                read, write = os.pipe()
                 self.theirs.append(write)
                 self.logs[name] = Log(path, self._log_bytes)
                 self.ours[read] = (self.logs[name], self._lines(name, self._on_line, self._line_bytes))

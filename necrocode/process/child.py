@@ -81,7 +81,7 @@ class Stop:
     """A wish to stop that wakes whoever waits for it. `set` may be called from any thread or signal handler."""
 
     def __init__(self) -> None:
-        self._read, self._write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._read, self._write = os.pipe()
         self._set = False
 
     def set(self) -> None:

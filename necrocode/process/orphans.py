@@ -1,7 +1,7 @@
 """Orphans: while a program runs, whatever loses its parent below this process becomes this process's child.
 
 So nothing can leave a tree by forking twice, "no children" proves that no tree is left, and what ended is reaped
-also where there is no init.
+also where there is no init. A program that waits for just any child of its own (`os.wait()`) would meet strangers.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from typing import Any
 
 from necrocode.process.tree import leaders
 
@@ -40,21 +42,26 @@ def adopting() -> Iterator[bool]:
                 _set_subreaper(0)
 
 
+@cache
+def _libc() -> Any:
+    import ctypes
+
+    return ctypes.CDLL(None)
+
+
 def _subreaper() -> int:
     if sys.platform != "linux":
         return 0
     import ctypes
 
     value = ctypes.c_int(0)
-    ctypes.CDLL(None).prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(value), 0, 0, 0)
+    _libc().prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(value), 0, 0, 0)
     return value.value
 
 
 def _set_subreaper(value: int) -> None:
     if sys.platform == "linux":
-        import ctypes
-
-        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, value, 0, 0, 0)
+        _libc().prctl(_PR_SET_CHILD_SUBREAPER, value, 0, 0, 0)
 
 
 def _forked() -> None:

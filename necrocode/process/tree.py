@@ -126,13 +126,13 @@ class Tree:
         if process.ended or (self._leader and process.ticks < self._leader.ticks):
             return False
         if self._adopt and process.session != os.getsid(0):
-            others = [marker for pid, marker in leaders.items() if marker != self._marker]
+            others = [marker for marker in tuple(leaders.values()) if marker != self._marker]
             return not any(carries(process.pid, marker) for marker in others)
         return carries(process.pid, self._marker)
 
     def _others(self, pid: int) -> bool:
         """Whether it is the leader of another tree that this process carries."""
-        return pid in leaders and (self._leader is None or pid != self._leader.pid)
+        return leaders.get(pid, self._marker) != self._marker
 
     def _add(self, process: Stat, seen: dict[int, Stat]) -> None:
         self._known[process.pid] = process.ticks
@@ -219,7 +219,7 @@ class Ending:
                 who.send(*key, signal.SIGTERM, signal.SIGCONT)
 
     def _next(self, now: float) -> float:
-        self._pause = 0.002 if now >= self._kill else min(self._pause * 1.5, 0.1)
+        self._pause = min(self._pause * 1.5, 0.1 if now < self._kill else 0.005)
         due = [at - now for at in (self._quiet, self._kill) if at > now]
         return min([self._pause, *due])
 
@@ -254,7 +254,7 @@ class Sampler:
 
     def __init__(self, marker: str, leader: Identity | None = None) -> None:
         self._tree = Tree(marker, _alive(leader))
-        self._spent: dict[tuple[int, int], float] = {}
+        self._spent: dict[tuple[int, int], float] | None = None
         self._at = clock.monotonic()
 
     def look(self) -> Sample:
@@ -270,7 +270,8 @@ class Sampler:
             spent[seen.pid, seen.ticks] = times.user + times.system
             memory += resident
         # A process that is new since the last look has spent all its time since then.
-        used = sum(seconds - self._spent.get(key, 0.0) for key, seconds in spent.items()) if self._spent else 0.0
+        before = spent if self._spent is None else self._spent
+        used = sum(seconds - before.get(key, 0.0) for key, seconds in spent.items())
         percent = 100.0 * used / max(now - self._at, 1e-3)
         self._spent, self._at = spent, now
         return Sample(round(percent, 1), round(memory / 2**20, 1), len(spent))
