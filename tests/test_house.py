@@ -223,9 +223,9 @@ MOST_BROAD = 4
 def broad_excepts():
     for place, tree in trees().items():
         for function in ast.walk(tree):
-            if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
-                if any(map(goes_on, own_nodes(function))):
-                    yield place, function.name
+            is_function = isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+            if is_function and any(map(goes_on, own_nodes(function))):
+                yield place, function.name
 
 
 def own_nodes(function):
