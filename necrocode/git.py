@@ -691,37 +691,39 @@ def _taken(handle: int) -> bool:
 
 
 @contextmanager
-def checkout_turn(state_root: Path, *, patience: float = 60.0) -> Iterator[None]:
+def checkout_turn(state_root: Path, *, patience: float = 10.0) -> Iterator[None]:
     """Wait for one of as many places as there are cores, so that of many checkouts the first is soon done.
 
-    It orders, it does not protect: after `patience` seconds the caller goes on without a place."""
-    from filelock import Timeout
-
-    places = [_lock(state_root, f"checkout-{number}", []) for number in range(os.cpu_count() or 1)]
-    random.shuffle(places)
-    until = time.monotonic() + patience
-    while time.monotonic() < until:
+    It orders, it does not protect: after `patience` seconds the caller goes on without a place. Bare flock on files
+    opened once, because each try of a FileLock opens its file anew, and many wait here."""
+    folder = _mutex_folder(state_root)
+    names = [f"checkout-{number}" for number in range(os.cpu_count() or 1)]
+    places = [os.open(folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, _mode(folder)) for name in names]
+    try:
+        until = time.monotonic() + patience
+        while not any(map(_taken, random.sample(places, len(places)))) and time.monotonic() < until:
+            time.sleep(random.uniform(0.001, 0.005))
+        yield
+    finally:
         for place in places:
-            try:
-                place.acquire(blocking=False)
-            except Timeout:
-                continue
-            try:
-                yield
-            finally:
-                place.release()
-            return
-        time.sleep(random.uniform(0.002, 0.01))
-    yield
+            os.close(place)
+
+
+def _mutex_folder(state_root: Path) -> Path:
+    folder = state_root / "mutex"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
+
+
+def _mode(folder: Path) -> int:
+    return 0o600 | (stat.S_IMODE(folder.stat().st_mode) & 0o060)
 
 
 def _lock(state_root: Path, name: str, held: list[int]) -> FileLock:
     from filelock import FileLock
 
-    folder = state_root / "mutex"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    group = stat.S_IMODE(folder.stat().st_mode) & 0o060
+    folder = _mutex_folder(state_root)
     return FileLock(
-        folder / name, thread_local=False, fallback_to_soft=False, mode=0o600 | group, poll_interval=0.005,
+        folder / name, thread_local=False, fallback_to_soft=False, mode=_mode(folder), poll_interval=0.005,
         on_acquired=held.append,
     )  # fmt: skip

@@ -32,7 +32,7 @@ CLONES = "refs/necrocode/clone"
 INCOMING = "refs/necrocode/incoming"
 INCLUDE = ".worktreeinclude"
 
-_REASON = re.compile(r"necrocode (?P<holder>.*?)(?: from (?P<base>[0-9a-f]{40,64}))?", re.DOTALL)
+_REASON = re.compile(r"necrocode (?P<holder>.*?)(?: on (?P<branch>.+) from (?P<base>[0-9a-f]{40,64}))?", re.DOTALL)
 _CARRIED = r"^(user\.(name|email)|core\.(autocrlf|eol|safecrlf|symlinks))$"
 _TRASH, _HALF_MADE = ".trash-", ".new-"
 
@@ -104,14 +104,14 @@ def prepare(
     git.checked_branch(branch)
     if mode == "given":
         return _set_up(_given(repository, Path(path), branch, base, state_root), setup)
-    wanted = _Wanted(
-        repository, state_root, Path(os.path.realpath(path)), branch, git.rev_parse(base, cwd=repository.root),
-        holder, branch.startswith(OURS) if fresh is None else fresh,
-    )  # fmt: skip
-    _make_parent(wanted.path.parent)
-    make = _clone if mode == "clone" else _link
+    place = Path(os.path.realpath(path))
+    _make_parent(place.parent)
     with ExitStack() as undo:
-        workspace = _made(wanted, make, undo)
+        with git.checkout_turn(state_root):
+            start = git.rev_parse(base, cwd=repository.root)
+            anew = branch.startswith(OURS) if fresh is None else fresh
+            wanted = _Wanted(repository, state_root, place, branch, start, holder, anew)
+            workspace = _made(wanted, _clone if mode == "clone" else _link, undo)
         copy_included(repository.root, workspace.path)
         _set_up(workspace, setup)
         undo.pop_all()
@@ -155,7 +155,7 @@ class _Wanted(NamedTuple):
 
     @property
     def reason(self) -> str:
-        return f"necrocode {self.holder} from {self.base}"
+        return f"necrocode {self.holder} on {self.branch} from {self.base}"
 
 
 def _set_up(workspace: Workspace, setup: Callable[[Workspace], object] | None) -> Workspace:
@@ -204,40 +204,48 @@ def _few(paths: list[str]) -> str:
 
 
 def _link(wanted: _Wanted, undo: ExitStack, saved: tuple[str, ...]) -> Workspace:
+    tip = git.branch_tip(wanted.branch, cwd=wanted.home)
     with git.repository_mutex(wanted.state_root, wanted.repository) as lock:
         _drop_broken(wanted.repository)
         _make_room(wanted, lock)
-        tip, start, kept = _starting_point(wanted)
+        start, kept = _starting_point(wanted, tip)
         workspace = Workspace(
             wanted.path, wanted.branch, wanted.base, wanted.repository, "worktree", wanted.state_root, saved + kept
-        )  # fmt: skip
+        )
         undo.callback(_roll_back, workspace, tip, start)
-        # The branch comes last: whenever it exists, an entry exists that names it and us, so no kill orphans it.
+        # The entry comes first, and its lock names the branch: no kill can leave a branch that nobody knows.
         options = ("--quiet", "--detach", "--no-checkout", "--lock", "--reason", wanted.reason)
         git.run("worktree", "add", *options, str(wanted.path), start, cwd=wanted.home, keep=(lock,))
-        git.run("symbolic-ref", "-m", "necrocode", "HEAD", wanted.ref, cwd=wanted.path, keep=(lock,))
-        if tip != start:
+        if tip is not None:
+            git.run("symbolic-ref", "-m", "necrocode", "HEAD", wanted.ref, cwd=wanted.path, keep=(lock,))
             _move_branch(wanted, start, tip, lock)
-    with git.checkout_turn(wanted.state_root), git.directory_lock(wanted.path) as lock:
-        git.run("reset", "--hard", "--quiet", "--no-recurse-submodules", cwd=wanted.path, keep=(lock,))
+    fill = ("reset", "--hard") if tip is not None else ("checkout", "--force", "--no-track", "-b", wanted.branch)
+    with git.directory_lock(wanted.path) as lock, _clash_told(wanted):
+        git.run(*fill, "--quiet", "--no-recurse-submodules", cwd=wanted.path, keep=(lock,))
     return workspace
 
 
-def _starting_point(wanted: _Wanted) -> tuple[str | None, str, tuple[str, ...]]:
-    """The branch's tip (None: no such branch), the commit to start from, the snapshot refs made of the old tip."""
-    tip = git.branch_tip(wanted.branch, cwd=wanted.home)
+def _starting_point(wanted: _Wanted, tip: str | None) -> tuple[str, tuple[str, ...]]:
+    """The commit to start from, and the snapshot refs made of the branch's tip (None: no such branch) if it moves."""
     if tip is None or tip == wanted.base:
-        return tip, wanted.base, ()
+        return wanted.base, ()
     if not wanted.fresh:
-        return tip, tip, ()
+        return tip, ()
     if git.is_ancestor(tip, wanted.base, cwd=wanted.home):
-        return tip, wanted.base, ()
-    return tip, wanted.base, (_save_ref(wanted.repository, wanted.path, tip),)
+        return wanted.base, ()
+    return wanted.base, (_save_ref(wanted.repository, wanted.path, tip),)
 
 
 def _move_branch(wanted: _Wanted, start: str, tip: str | None, lock: int) -> None:
+    if tip != start:
+        with _clash_told(wanted):
+            git.update_ref(wanted.ref, start, tip or "", cwd=wanted.home, keep=(lock,))
+
+
+@contextmanager
+def _clash_told(wanted: _Wanted) -> Iterator[None]:
     try:
-        git.update_ref(wanted.ref, start, tip or "", cwd=wanted.home, keep=(lock,))
+        yield
     except GitFailed as error:
         if clash := re.search(r"'refs/heads/(.+?)' exists; cannot create", error.stderr, re.DOTALL):
             raise ConfigError(
@@ -249,6 +257,8 @@ def _move_branch(wanted: _Wanted, start: str, tip: str | None, lock: int) -> Non
 
 def _make_room(wanted: _Wanted, lock: int) -> None:
     """Drop entries of vanished workspaces that are in the way; refuse when a living one has the branch or the place."""
+    if not _mentioned(wanted):
+        return
     for entry in git.work_trees(wanted.home):
         if entry.path != wanted.path and entry.branch != wanted.branch:
             continue
@@ -258,6 +268,18 @@ def _make_room(wanted: _Wanted, lock: int) -> None:
                 f"{what} work tree {entry.path}", hint="use another name, or `git worktree remove` it when it is done with"
             )
         _drop_entry(wanted.repository, entry.path, lock)
+
+
+def _mentioned(wanted: _Wanted) -> bool:
+    """Whether any work tree may have this place or branch: a look at git's files, to spare a call of git."""
+    home = wanted.home
+    if (home / "reftable").exists():
+        return True
+    heads = [home / "HEAD", *home.glob("worktrees/*/HEAD")]
+    places = home.glob("worktrees/*/gitdir")
+    return any(_read(head).strip() == f"ref: {wanted.ref}" for head in heads) or any(
+        os.path.basename(os.path.dirname(_read(place).strip())) == wanted.path.name for place in places
+    )
 
 
 def _is_ours(entry: git.Listed) -> bool:
@@ -299,9 +321,9 @@ def _roll_back(workspace: Workspace, tip: str | None, start: str) -> None:
     with suppress(GitFailed, OSError, WorkspaceKept):
         _discard(workspace)
     with suppress(GitFailed):
-        if tip is None:
+        if tip is None and not _checked_out(workspace):
             git.delete_branch(workspace.branch, start, cwd=workspace.repo.common_dir)
-        elif tip != start:
+        elif tip is not None and tip != start:
             git.update_ref(f"refs/heads/{workspace.branch}", tip, start, cwd=workspace.repo.common_dir)
 
 
@@ -311,20 +333,20 @@ def _roll_back(workspace: Workspace, tip: str | None, start: str) -> None:
 def _clone(wanted: _Wanted, undo: ExitStack, saved: tuple[str, ...]) -> Workspace:
     with git.repository_mutex(wanted.state_root, wanted.repository) as lock:
         _make_room(wanted, lock)
-        tip, start, kept = _starting_point(wanted)
+        tip = git.branch_tip(wanted.branch, cwd=wanted.home)
+        start, kept = _starting_point(wanted, tip)
         workspace = Workspace(
             wanted.path, wanted.branch, wanted.base, wanted.repository, "clone", wanted.state_root, saved + kept
         )
         undo.callback(_roll_back, workspace, tip, start)
         # The record comes first: no kill can orphan the branch, nor a gc at home take the shared objects away.
         _record_clone(wanted)
-        if tip != start:
-            _move_branch(wanted, start, tip, lock)
+        _move_branch(wanted, start, tip, lock)
     half = wanted.path.with_name(_HALF_MADE + wanted.path.name)
     delete_tree(half)
     options = ("--quiet", "--shared", "--no-checkout", "--no-tags", "--template=", *_carried_settings(wanted.home))
     git.run("clone", *options, "--", str(wanted.repository.common_dir), str(half), cwd=wanted.home)
-    with git.checkout_turn(wanted.state_root), git.directory_lock(half) as lock:
+    with git.directory_lock(half) as lock:
         git.run("checkout", "--quiet", "--no-track", "-B", wanted.branch, start, "--", cwd=half, keep=(lock,))
     if wanted.path.is_dir():
         wanted.path.rmdir()
@@ -369,7 +391,8 @@ def collect(workspace: Workspace) -> str:
         old = git.branch_tip(workspace.branch, cwd=root)
         if old is not None and git.is_ancestor(new, old, cwd=root):
             return old
-        _refuse_checked_out(workspace)
+        if there := _checked_out(workspace):
+            raise ConfigError(f"branch {workspace.branch} cannot move: it is checked out in {there[0]}")
         if old is not None and not git.is_ancestor(old, new, cwd=root):
             _save_ref(workspace.repo, workspace.path, old)
         git.update_ref(branch, new, old or "", cwd=root, keep=(lock,))
@@ -394,10 +417,9 @@ def _forget(ref: str, home: Path) -> None:
     git.run("update-ref", "-d", ref, cwd=home, check=False)
 
 
-def _refuse_checked_out(workspace: Workspace) -> None:
-    for entry in git.work_trees(workspace.repo.common_dir):
-        if entry.branch == workspace.branch:
-            raise ConfigError(f"branch {entry.branch} cannot move: it is checked out in {entry.path}")
+def _checked_out(workspace: Workspace) -> list[Path]:
+    trees = git.work_trees(workspace.repo.common_dir)
+    return [entry.path for entry in trees if entry.branch == workspace.branch]
 
 
 def _fetch(workspace: Workspace, *refspecs: str) -> None:
@@ -700,8 +722,8 @@ def _found(repository: Repository, state_root: Path) -> Iterator[Leftover]:
     for entry in git.work_trees(repository.common_dir):
         said = _REASON.fullmatch(entry.locked or "")
         if said:
-            base = said["base"] or entry.head
-            workspace = Workspace(entry.path, entry.branch, base, repository, "worktree", state_root)
+            branch, base = said["branch"] or entry.branch, said["base"] or entry.head
+            workspace = Workspace(entry.path, branch, base, repository, "worktree", state_root)
             yield Leftover(workspace, said["holder"], not os.path.lexists(entry.path), False, 0)
     for record in _clone_records(repository):
         path, branch = Path(record["path"]), record["branch"]
