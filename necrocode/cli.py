@@ -32,7 +32,7 @@ VERBS = {
     "doctor": "Check the machine and the state directory.",
     "config": "Show or change the host's limit and quotas.",
 }
-"""Every verb and what `necrocode --help` says of it. The verb's module is necrocode.commands.<verb>."""
+"""Every verb and what `necrocode --help` says of it. Each is the `command` of necrocode.commands.<verb>."""
 
 _MODULES = {"exec": "exec_"}
 _EXITS: tuple[tuple[type[BaseException], int], ...] = (

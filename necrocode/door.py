@@ -100,7 +100,7 @@ def verb(name: str, **settings: Any) -> Callable[[Callable[..., Any]], click.Com
             door.state_dir = state_dir or door.state_dir
             return function(door, **options)
 
-        command = click.command(name, **settings)(call)
+        command: click.Command = click.command(name, cls=click.Command, **settings)(call)
         command.params += [
             click.Option(["--json", "as_json"], is_flag=True, help="One JSON document on stdout."),
             click.Option(["--state-dir"], metavar="DIR", help="Another state directory."),

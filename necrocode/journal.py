@@ -76,6 +76,21 @@ def story(events_dir: Path, *, task_id: str = "", run_id: str = "", runner_id: s
     return list(read(events_dir, None, **{key: value for key, value in asked.items() if value}))
 
 
+def recent(events_dir: Path, most: int = 1 << 18) -> list[Event]:
+    """The last events, in order: those in the last `most` bytes of the newest files."""
+    found: list[Event] = []
+    for name in reversed(_days(events_dir)):
+        size = _size(events_dir / name)
+        start = max(0, size - most)
+        # The first line may be the end of one, which is no event then.
+        events = (_parsed(line) for line, _ in _whole_lines(events_dir / name, start))
+        found = [event for event in events if event] + found
+        most -= size - start
+        if most <= 0:
+            break
+    return found
+
+
 def follow(events_dir: Path, stop: Callable[[], bool], *, every: float = 0.25, **filters: Any) -> Iterator[Event]:
     """The events appended from now on, looked for each `every` seconds, until `stop()` is true.
 

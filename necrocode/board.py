@@ -1,0 +1,298 @@
+"""What `necrocode status` tells: one look at a state directory as facts, and as lines for a screen."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from necrocode.screen import Column, Row, clean, counted, duration, fit, styled, table
+
+if TYPE_CHECKING:
+    from necrocode.claim import Claim
+    from necrocode.event import Event
+    from necrocode.lease import RunnerInstance
+    from necrocode.ledger.files import FileLedger
+    from necrocode.ledger.snapshot import Sighting, Snapshot, Waiting
+
+KEEP_SECONDS = 30 * 86400.0
+"""How long runs, events and quarantined files are kept."""
+RECENT_SECONDS = 24 * 3600.0
+
+_RUNNERS = (
+    Column("RUNNER", 99, 12), Column("PID", 50, right=True), Column("TASK", 80, 8), Column("SPEC", 10),
+    Column("BRANCH", 40, 10), Column("BEAT", 90, right=True), Column("AGE", 70, right=True),
+    Column("WORKSPACE", 30, 12), Column("HOLDS", 85, 12),
+)  # fmt: skip
+_WAITING = (
+    Column("WAITING", 99, 12), Column("FOR", 90, 14), Column("HELD BY", 95, 12), Column("SINCE", 80, right=True),
+    Column("POSITION", 70), Column("PID", 20, right=True), Column("TASK", 40, 8), Column("SPEC", 10),
+)  # fmt: skip
+_FINISHED = (
+    Column("FINISHED", 99, 12), Column("ENDED", 95), Column("TIME", 60, right=True), Column("AGO", 70, right=True),
+    Column("RUN", 80), Column("TRY", 20, right=True), Column("ERROR", 90, 16),
+)  # fmt: skip
+_STYLES = {"done": "green", "failed": "red", "timed_out": "red", "lost": "red", "cancelled": "yellow"}
+_CONFLICTS = ("lease.queued", "lease.refused", "conflict.found", "conflict.avoided", "deadlock.found", "lease.fenced")
+
+
+class Board(NamedTuple):
+    """One look: `snapshot` is None where there is no state directory. `at` is in seconds since 1970."""
+
+    root: Path
+    at: float
+    snapshot: Snapshot | None = None
+    finished: tuple[Event, ...] = ()
+    conflicts: tuple[Event, ...] = ()
+    to_clean: dict[str, int] = {}
+
+
+def look(root: Path, ledger: FileLedger | None) -> Board:
+    """Everything worth telling now; nothing is locked or repaired. Raises StateUnusable, StateUnreadable."""
+    if ledger is None:
+        return Board(root, time.time())
+    from necrocode import journal
+
+    now, snapshot = time.time(), ledger.snapshot()
+    events = [event for event in journal.recent(ledger.state.events) if event.at > now - RECENT_SECONDS]
+    return Board(
+        root, now, snapshot,
+        tuple(event for event in events if event.kind == "attempt.finished"),
+        tuple(event for event in events if _is_conflict(event)),
+        _to_clean(root, snapshot, now),
+    )  # fmt: skip
+
+
+def _is_conflict(event: Event) -> bool:
+    return event.kind in _CONFLICTS and event.facts.get("reason") not in ("limit", "quota", "queue")
+
+
+def _to_clean(root: Path, snapshot: Snapshot, now: float) -> dict[str, int]:
+    """What `necrocode gc` would remove, as far as a quick look tells: counts of each kind that is there."""
+    dead = sum(seen.liveness == "dead" for seen in snapshot.runners)
+    waiters = sum(waiter.liveness == "dead" for waiter in snapshot.waiting)
+    counts = {
+        "dead lease": dead,
+        "dead waiter": waiters,
+        "quarantined file": len(os.listdir(root / "quarantine")),
+        "old run": sum(entry.stat().st_mtime < now - KEEP_SECONDS for entry in os.scandir(root / "runs")),
+    }
+    return {kind: count for kind, count in counts.items() if count}
+
+
+# -- as facts
+
+
+def facts(board: Board) -> dict[str, Any]:
+    """The board as one JSON document."""
+    snapshot, at = board.snapshot, datetime.fromtimestamp(board.at, UTC)
+    return {
+        "state_dir": str(board.root),
+        "exists": snapshot is not None,
+        "at": at,
+        "consistent": snapshot.consistent if snapshot else True,
+        "limit": snapshot.limit if snapshot else None,
+        "quotas": snapshot.quotas if snapshot else {},
+        "live": snapshot.live if snapshot else 0,
+        "runners": [_runner_facts(seen, at) for seen in snapshot.runners] if snapshot else [],
+        "waiting": [_waiter_facts(waiter, at) for waiter in snapshot.waiting] if snapshot else [],
+        "unreadable": snapshot.unreadable if snapshot else (),
+        "finished": [event.to_dict() for event in board.finished[-50:]],
+        "conflicts": [event.to_dict() for event in board.conflicts[-50:]],
+        "to_clean": board.to_clean,
+    }
+
+
+def _runner_facts(seen: Sighting, at: datetime) -> dict[str, Any]:
+    return {
+        **_who(seen.record), "token": seen.token, "state": seen.state, "liveness": seen.liveness,
+        "silent_seconds": seen.silent, "publishing": seen.publishing, "since": seen.record.start_time,
+        "age_seconds": (at - seen.record.start_time).total_seconds(), "waited_seconds": seen.record.waited_seconds,
+        "slot": seen.record.slot, "claims": seen.record.claims,
+    }  # fmt: skip
+
+
+def _waiter_facts(waiter: Waiting, at: datetime) -> dict[str, Any]:
+    return {
+        **_who(waiter.record), "position": waiter.position, "adding": waiter.adding, "liveness": waiter.liveness,
+        "reason": waiter.reason, "claims": waiter.record.claims, "blockers": waiter.blockers, "live": waiter.live,
+        "limit": waiter.limit, "since": waiter.record.start_time,
+        "waiting_seconds": (at - waiter.record.start_time).total_seconds(),
+    }  # fmt: skip
+
+
+def _who(record: RunnerInstance) -> dict[str, Any]:
+    return {
+        "runner_id": record.runner_id, "task_id": record.task_id, "spec_name": record.spec_name,
+        "pid": record.holder.pid if record.holder else None, "host": record.holder.host if record.holder else "",
+        "user": record.holder.user if record.holder else "", "workspace_path": record.workspace_path,
+        "priority": record.priority, "details": record.details,
+    }  # fmt: skip
+
+
+# -- as lines
+
+
+def lines(board: Board, width: int, *, colored: bool = False, height: int | None = None) -> list[str]:
+    """The board for a screen of `width` columns; in at most `height` lines, the most important ones, when given."""
+    if board.snapshot is None:
+        return [f"no state directory at {board.root} yet: nothing has ever run there"]
+    room = _Room(height, board)
+    parts: list[list[str]] = [[fit(_headline(board), width)]]
+    parts[0] += [styled(fit(line, width), "red", colored) for line in _problems(board.snapshot)][: room.problems]
+    runners = sorted(board.snapshot.runners, key=lambda seen: (_is_well(seen), seen.record.start_time))
+    parts.append(_cut(_RUNNERS, [_runner_row(seen, board) for seen in runners], room.runners, width, colored))
+    waiting = [_waiter_row(waiter, board) for waiter in board.snapshot.waiting]
+    parts.append(_cut(_WAITING, waiting, room.waiting, width, colored))
+    finished = [_finished_row(event, board.at) for event in reversed(board.finished)]
+    parts.append(_cut(_FINISHED, finished[: room.finished], room.finished, width, colored))
+    told = [fit(_told(event), width) for event in reversed(board.conflicts)][: room.conflicts]
+    parts.append([styled("CONFLICTS", "bold", colored), *told] if told else [])
+    parts.append([fit(_footer(board), width)])
+    return [line for part in parts if part for line in ["", *part]][1:]
+
+
+class _Room:
+    """How many rows each part may have: on a screen of a given height the runners come first, then those who wait."""
+
+    def __init__(self, height: int | None, board: Board) -> None:
+        assert board.snapshot is not None
+        runners, waiting = len(board.snapshot.runners), len(board.snapshot.waiting)
+        self.problems, self.runners, self.waiting, self.finished, self.conflicts = 99, runners, waiting, 5, 5
+        if height is None:
+            return
+        left = max(3, height - 9)  # headline, footer, titles and the empty lines between
+        self.problems = max(1, min(left // 4, sum(not _is_well(seen) for seen in board.snapshot.runners)))
+        left -= self.problems
+        self.waiting = min(waiting, max(left // 3, left - runners))
+        self.runners = min(runners, left - self.waiting)
+        left -= self.runners + self.waiting
+        self.finished = max(0, min(5, left - 1))
+        self.conflicts = max(0, min(5, left - self.finished - 3))
+
+
+def _cut(head: Sequence[Column], rows: list[Row], most: int, width: int, colored: bool) -> list[str]:
+    if not rows or most < 1:
+        return []
+    shown = rows if len(rows) <= most else rows[: most - 1] or rows[:1]
+    more = len(rows) - len(shown)
+    return table(head, shown, width, colored=colored) + ([f"and {more} more"] if more else [])
+
+
+def _headline(board: Board) -> str:
+    snapshot = board.snapshot
+    assert snapshot is not None
+    slots = f"{snapshot.live} of {snapshot.limit} slots" if snapshot.limit else counted(snapshot.live, "runner")
+    words = [slots, f"{len(snapshot.waiting)} waiting"]
+    unwell = sum(not _is_well(seen) for seen in snapshot.runners)
+    words += [f"{unwell} unwell"] if unwell else []
+    words += [f"quota {name} {count}" for name, count in snapshot.quotas.items()]
+    moving = "" if snapshot.consistent else "   (things moved while looking: not one moment)"
+    return f"{'   '.join(words)}   {_home(str(board.root))}   as of {datetime.fromtimestamp(board.at):%H:%M:%S}{moving}"
+
+
+def _problems(snapshot: Snapshot) -> Iterator[str]:
+    for seen in snapshot.runners:
+        name, silent = seen.record.runner_id, duration(seen.silent or 0.0)
+        if seen.liveness == "dead":
+            yield f"! {name}: its process has ended; the lease goes with the next move, or `necrocode gc --yes`"
+        elif seen.state == "fenced":
+            yield f"! {name}: fenced, but still alive: its workspace and branch stay held; necrocode stop {name}"
+        elif seen.liveness == "silent":
+            yield f"! {name}: alive, but no heartbeat for {silent}; necrocode stop {name}"
+    for name in snapshot.unreadable:
+        yield f"! {name}: cannot be read; necrocode doctor"
+
+
+def _is_well(seen: Sighting) -> bool:
+    return seen.state == "running" and seen.liveness == "alive"
+
+
+def _runner_row(seen: Sighting, board: Board) -> Row:
+    record = seen.record
+    beat = duration(seen.silent) if seen.silent is not None else ""
+    state = "" if _is_well(seen) else "fenced" if seen.state == "fenced" else seen.liveness
+    branch = record.details.get("branch", "") or ", ".join(sorted(record.branches_used))
+    task = record.task_id or record.details.get("command", "")
+    age = duration(board.at - record.start_time.timestamp())
+    cells = (
+        record.runner_id, str(record.holder.pid) if record.holder else "", task, record.spec_name, branch,
+        f"{state}!" if state == "dead" else f"{beat} {state}!" if state else beat, age,
+        _home(record.workspace_path), " ".join(_held(record.claims)) + ("" if record.slot else " (no slot)"),
+    )  # fmt: skip
+    return Row(cells, {"": "", "dead": "red"}.get(state, "yellow"))
+
+
+def _held(claims: Sequence[Claim]) -> list[str]:
+    """The claims that no column of their own shows; files by their path alone."""
+    others = [claim for claim in claims if claim.family not in ("workspace", "branch")]
+    return [str(claim).replace("file:", "", 1) for claim in others]
+
+
+def _waiter_row(waiter: Waiting, board: Board) -> Row:
+    record = waiter.record
+    since = duration(board.at - record.start_time.timestamp()) if not waiter.adding else ""
+    place = f"{waiter.position} of {len(board.snapshot.waiting) if board.snapshot else 0}"
+    cells = (
+        record.runner_id, wish(waiter), held_by(waiter), since, place,
+        str(record.holder.pid) if record.holder else "", record.task_id or record.details.get("command", ""),
+        record.spec_name,
+    )  # fmt: skip
+    return Row(cells, "red" if waiter.liveness == "dead" else "")
+
+
+def wish(waiter: Waiting) -> str:
+    """What a waiter waits for, in a few words."""
+    if waiter.reason in ("limit", "quota"):
+        whose = f" of {waiter.record.spec_name}" if waiter.reason == "quota" and waiter.record.spec_name else ""
+        return f"a slot{whose} ({waiter.live} of {waiter.limit})"
+    claims = dict.fromkeys(str(holder.wanted or holder.claim) for holder in waiter.blockers if holder.claim)
+    return ", ".join(claims) or ("its turn" if waiter.reason in ("queue", "turn") else waiter.reason)
+
+
+def held_by(waiter: Waiting) -> str:
+    """Who is in a waiter's way, the first of many."""
+    names = [f"{'(waiting) ' if one.state == 'waiting' else ''}{one.runner_id}" for one in waiter.blockers]
+    return names[0] + (f" +{len(names) - 1}" if len(names) > 1 else "") if names else ""
+
+
+def _finished_row(event: Event, now: float) -> Row:
+    told = event.facts
+    seconds, status = told.get("seconds"), str(told.get("status", ""))
+    took = duration(seconds) if isinstance(seconds, (int, float)) else ""
+    cells = (
+        event.task_id or event.runner_id, status, took, duration(now - event.at), event.run_id,
+        str(told.get("attempt", "")), str(told.get("error", "")),
+    )  # fmt: skip
+    return Row(cells, _STYLES.get(status, ""))
+
+
+def _told(event: Event) -> str:
+    """One conflict as a sentence."""
+    told, who = event.facts, event.runner_id or event.task_id
+    at = f"{datetime.fromtimestamp(event.at):%H:%M:%S}"
+    claims, blockers = ", ".join(map(str, told.get("claims", ()))), ", ".join(map(str, told.get("blockers", ())))
+    words = {
+        "lease.queued": f"{who} had to wait for {claims}: {blockers} had it",
+        "lease.refused": f"{who} was refused {claims}: {blockers} had it",
+        "conflict.found": f"{who} asked for {claims}: {blockers} had it",
+        "conflict.avoided": f"{who} goes after {told.get('after', '')}, which wants {claims} too",
+        "deadlock.found": f"{who} would have waited for ever: {' -> '.join(map(str, told.get('cycle', ())))}",
+        "lease.fenced": f"{who} lost its lease after {duration(float(told.get('silent') or 0.0))} of silence",
+    }
+    return clean(f"{at}  {words[event.kind]}")
+
+
+def _footer(board: Board) -> str:
+    if not board.to_clean:
+        return "Nothing to clean."
+    things = ", ".join(counted(count, kind) for kind, count in board.to_clean.items())
+    return f"To clean: {things}.  necrocode gc"
+
+
+def _home(path: str) -> str:
+    home = os.path.expanduser("~")
+    return f"~{path[len(home) :]}" if path.startswith(f"{home}/") else path
