@@ -97,7 +97,7 @@ class Attempt:
             request,
             wait=order.wait,
             timeout=order.patience,
-            on_wait=lambda refused: self._told("waiting", str(refused)),
+            on_wait=lambda refused: self._told("waiting", _for_what(refused)),
         )
 
     def _hold(self, lease: Lease) -> Outcome:
@@ -290,3 +290,8 @@ class Attempt:
             **facts,
         )
         journal.append(self.ledger.state.events, [event])
+
+
+def _for_what(refused: Refused) -> str:
+    """What is waited for, without the word refused: it is not."""
+    return "; ".join(map(str, refused.blockers[:3])) if refused.reason != "limit" else str(refused).partition(": ")[2]

@@ -6,21 +6,21 @@ is taken up again from plan.json and the folders of the attempts, and what still
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import selectors
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from necrocode import journal, process
-from necrocode.errors import NecrocodeError, ResourceConflictError, StateUnusable
+from necrocode.errors import NecrocodeError, StateUnusable
 from necrocode.hand import Hand
-from necrocode.lease import Holder, RunnerInstance
+from necrocode.launcher import alone
+from necrocode.lease import RunnerInstance
 from necrocode.ledger import lifeline
 from necrocode.ledger.files import FileLedger
 from necrocode.order import Order, read_result, write_result
@@ -28,7 +28,7 @@ from necrocode.outcome import Outcome, Status
 from necrocode.retry import Policy
 from necrocode.runs import Plan, attempt_folder, attempts, run_folder
 from necrocode.schedule import Behind, Entry, GiveUp, Schedule, Start, Stop
-from necrocode.statedir import UNSHARED, flock, read, to_json, told
+from necrocode.statedir import read, to_json, told
 from necrocode.task import Task
 
 _ADOPTED_LOOK = 0.2
@@ -84,7 +84,7 @@ class Fleet:
     def run(self) -> dict[str, Outcome]:
         """Follow the run to its end; the last outcome of each task. Raises ResourceConflictError when somebody else
         is already launching it."""
-        with self._alone(), self._selector:
+        with alone(self._state, self.plan.run_id), self._selector:
             self._selector.register(self._wake[0], selectors.EVENT_READ)
             began = time.monotonic()
             self._take_up()
@@ -104,24 +104,6 @@ class Fleet:
             if self.schedule.is_over:
                 return
             self._listen(self.schedule.next_wake(time.monotonic()))
-
-    # ---- one launcher at a time
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        path = run_folder(self._state, self.plan.run_id) / "launcher.json"
-        with told(path):
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | UNSHARED, self._state.file_mode)
-        try:
-            try:
-                flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ResourceConflictError(self.plan.run_id, [_launcher(path)], reason="run") from None
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, to_json({**process.identity()._asdict(), "since": time.time()}), 0)
-            yield
-        finally:
-            os.close(descriptor)
 
     # ---- orders
 
@@ -231,15 +213,15 @@ class Fleet:
     def _task_of(self, folder: Path) -> str | None:
         return next((task_id for task_id, running in self._running.items() if running.folder == folder), None)
 
-    def _conclude(self, task_id: str) -> None:
+    def _conclude(self, task_id: str, *, earlier: bool = False) -> None:
         """The attempt's result is on the disk: tell the schedule, and hear what follows."""
         outcome = read_result(self._running.pop(task_id).folder)
         if outcome is None:
             raise StateUnusable(str(self._state.root), f"the result of {task_id} is not there although it was told")
         self.outcomes[task_id] = outcome
         status = self._inform(task_id, outcome)
-        facts = {"attempt": outcome.attempt, "status": str(outcome.status), "error": outcome.error}
-        if status is Status.WAITING:
+        facts = {"attempt": outcome.attempt, "status": str(outcome.status), "error": outcome.error, "earlier": earlier}
+        if status is Status.WAITING and not earlier:
             self._tell("attempt.retried", task_id, attempt=outcome.attempt, error=outcome.error)
         self._listener(task_id, "retrying" if status is Status.WAITING else "finished", facts)
 
@@ -311,7 +293,7 @@ class Fleet:
         self.schedule.adopt(task_id, number, time.monotonic())
         self._running[task_id] = Running(folder, _runner_id(folder), None)
         if outcome:
-            self._conclude(task_id)
+            self._conclude(task_id, earlier=True)
         else:
             self._look_after(task_id)
             if task_id in self._running:
@@ -339,11 +321,3 @@ def _terminate(record: RunnerInstance) -> None:
 
     if record.holder:
         send(record.holder.pid, record.holder.start_ticks, signal.SIGTERM)
-
-
-def _launcher(path: Path) -> Holder:
-    try:
-        facts = json.loads(read(path))
-        return Holder(f"the launcher on {facts['host']}", pid=facts["pid"])
-    except (OSError, ValueError, KeyError):
-        return Holder("another launcher")

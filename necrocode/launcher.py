@@ -1,0 +1,44 @@
+"""The launcher of a run: one at a time, and everybody can see who. runs/<run>/launcher.json, locked for life."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from necrocode import process
+from necrocode.errors import ResourceConflictError
+from necrocode.lease import Holder
+from necrocode.runs import run_folder
+from necrocode.statedir import UNSHARED, StateDir, flock, read, to_json, told
+
+
+@contextmanager
+def alone(state: StateDir, run_id: str) -> Iterator[None]:
+    """Be the launcher of this run while the body runs. Raises ResourceConflictError that names who already is."""
+    path = run_folder(state, run_id) / "launcher.json"
+    with told(path):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | UNSHARED, state.file_mode)
+    try:
+        try:
+            flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ResourceConflictError(run_id, [_holder(path)], reason="run") from None
+        with told(path):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, to_json({**process.identity()._asdict(), "since": time.time()}), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _holder(path: Path) -> Holder:
+    try:
+        facts = json.loads(read(path))
+        return Holder(f"the launcher on {facts['host']}", pid=facts["pid"])
+    except (OSError, ValueError, KeyError):
+        return Holder("another launcher")
