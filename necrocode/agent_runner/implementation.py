@@ -15,6 +15,7 @@ from necrocode.agent_runner.desk import Desk, Ordered
 from necrocode.agent_runner.models import ImplementationResult, TaskContext, TestResult, Workspace
 from necrocode.agent_runner.monitor import ResourceMonitor
 from necrocode.agent_runner.resources import Place as Names
+from necrocode.agent_runner.task_executor import answered
 from necrocode.errors import LeaseLost, NecrocodeError
 from necrocode.outcome import Outcome, Status
 from necrocode.work import Place, Work
@@ -63,14 +64,14 @@ class Implementation:
         aside = self.is_in_process  # a command has its own clock, and its tree is ended by the engine
         with _Deadline(place, self._late, watching=aside) as deadline:
             try:
-                result = self._executor.execute(self._context, workspace)
+                result = answered(self._executor.execute(self._context, workspace), deadline.seconds)
             except NecrocodeError:
                 raise
             except Exception as error:
                 logger.warning("%s: the agent raised", self._order.runner_id, exc_info=True)
                 result = ImplementationResult(False, error=f"{type(error).__name__}: {error}")
         self.result = result
-        if isinstance(result.work, Work):
+        if result.work is not None:
             return result.work
         if deadline.is_over:
             return self._late_work(deadline.seconds)

@@ -20,6 +20,7 @@ from necrocode.agent_runner.config import RunnerConfig
 from necrocode.agent_runner.desk import Desk, Ordered, alone, opened, order_for
 from necrocode.agent_runner.exceptions import ArtifactUploadError
 from necrocode.agent_runner.implementation import Implementation
+from necrocode.agent_runner.log_file import logged_to
 from necrocode.agent_runner.metrics import ExecutionMetrics, MetricsReporter, document_phases
 from necrocode.agent_runner.models import (
     PushResult,
@@ -86,7 +87,8 @@ class RunnerOrchestrator:
             self.state = RunnerState.RUNNING
             ended = RunnerState.FAILED
             try:
-                result = run.carried()
+                with logged_to(self.config.log_file, self.config.log_level, structured=self.config.structured_logging):
+                    result = run.carried()
                 ended = RunnerState.COMPLETED if result.success else RunnerState.FAILED
             finally:
                 self.state = ended

@@ -21,11 +21,15 @@ class Runner:
 
     def __init__(self, state: Path, env: dict[str, str] | None = None, **settings: Any) -> None:
         arguments = json.dumps({"coordination_dir": str(state), **settings})
-        path = {"PYTHONPATH": str(Path(necrocode.__file__).parents[1])}
         self.process = subprocess.Popen(
             [sys.executable, str(WORKER), arguments],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **path, **(env or {})},
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=self.environment(env),
         )  # fmt: skip
+
+    @staticmethod
+    def environment(more: dict[str, str] | None = None) -> dict[str, str]:
+        """That of a process that can import the package under test."""
+        return {**os.environ, "PYTHONPATH": str(Path(necrocode.__file__).parents[1]), **(more or {})}
 
     def ask(self, do: str, *args: Any, **kwargs: Any) -> None:
         assert self.process.stdin
