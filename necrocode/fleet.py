@@ -6,29 +6,29 @@ is taken up again from plan.json and the folders of the attempts, and what still
 
 from __future__ import annotations
 
-import json
 import os
 import selectors
 import signal
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from necrocode import journal, process
-from necrocode.errors import NecrocodeError, StateUnusable
+from necrocode.errors import NecrocodeError, StateUnreadable, StateUnusable
 from necrocode.hand import Hand
 from necrocode.launcher import alone
-from necrocode.lease import RunnerInstance
+from necrocode.lease import Identity
 from necrocode.ledger import lifeline
 from necrocode.ledger.files import FileLedger
-from necrocode.order import Order, read_result, write_result
+from necrocode.order import read_result, take, taken_by, write_result
 from necrocode.outcome import Outcome, Status
+from necrocode.process.who import send
 from necrocode.retry import Policy
-from necrocode.runs import Plan, attempt_folder, attempts, run_folder
+from necrocode.runs import Plan, attempt_folder, attempts_of_all, run_folder
 from necrocode.schedule import Behind, Entry, GiveUp, Schedule, Start, Stop
-from necrocode.statedir import read, to_json, told
+from necrocode.statedir import to_json, told
 from necrocode.task import Task
 
 _ADOPTED_LOOK = 0.2
@@ -59,11 +59,14 @@ class Fleet:
         self.outcomes: dict[str, Outcome] = {}
         entries = (self._entry(task) for task in plan.tasks)
         self.schedule = Schedule(entries, plan.jobs, fail_fast=plan.fail_fast)
+        self._tasks = {task.id: task for task in plan.tasks}
+        self._numbers: dict[str, int] = {}
         self._running: dict[str, Running] = {}
+        self._at_work: dict[Path, str] = {}
         self._hands: list[Hand] = []
         self._selector = selectors.DefaultSelector()
         self._interrupts = self._obeyed = 0
-        self._wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._wake: tuple[int, int] | None = None
 
     def _entry(self, task: Task) -> Entry:
         # The runner keeps the attempt's clocks; the schedule is told what came of them.
@@ -78,23 +81,38 @@ class Fleet:
     def interrupt(self, times: int = 1) -> None:
         """Once: start nothing more. Twice: end what runs. Safe to call from a signal handler."""
         self._interrupts = max(times, self._interrupts)
-        with suppress(BlockingIOError):
-            os.write(self._wake[1], b"!")
+        if self._wake:
+            with suppress(BlockingIOError):
+                os.write(self._wake[1], b"!")
 
     def run(self) -> dict[str, Outcome]:
         """Follow the run to its end; the last outcome of each task. Raises ResourceConflictError when somebody else
         is already launching it."""
-        with alone(self._state, self.plan.run_id), self._selector:
-            self._selector.register(self._wake[0], selectors.EVENT_READ)
+        with alone(self._state, self.plan.run_id), self._selector, self._awake():
             began = time.monotonic()
-            self._take_up()
             try:
+                self._take_up()
                 self._follow()
             finally:
                 self._dismiss()
             counts: dict[str, Any] = {str(s): self.schedule.count(s) for s in Status if s.is_final}
             self._tell("run.finished", **counts, seconds=time.monotonic() - began)
         return self.outcomes
+
+    @contextmanager
+    def _awake(self) -> Iterator[None]:
+        """While its body runs, an interrupt ends the sleep of the loop."""
+        read_end, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._selector.register(read_end, selectors.EVENT_READ)
+        self._wake = read_end, write_end
+        if self._interrupts:
+            os.write(write_end, b"!")
+        try:
+            yield
+        finally:
+            self._wake = None
+            os.close(read_end)
+            os.close(write_end)
 
     def _follow(self) -> None:
         while True:
@@ -109,7 +127,7 @@ class Fleet:
 
     def _obey(self, order: Start | Stop | GiveUp | Behind) -> None:
         if isinstance(order, Start):
-            self._start(self.plan.task(order.task_id))
+            self._start(self._tasks[order.task_id])
         elif isinstance(order, Stop):
             self._stop(order.task_id)
         elif isinstance(order, GiveUp):
@@ -120,7 +138,7 @@ class Fleet:
             self._listener(order.task_id, "behind", facts)
 
     def _start(self, task: Task) -> None:
-        number = max((n for n, _ in attempts(self._state, self.plan.run_id, task.id)), default=0) + 1
+        number = self._numbers[task.id] = self._numbers.get(task.id, 0) + 1
         folder = attempt_folder(self._state, self.plan.run_id, task.id, number)
         with told(folder):
             folder.mkdir(mode=0o700)
@@ -130,11 +148,14 @@ class Fleet:
             write_result(
                 folder, Outcome(task.id, Status.FAILED, number, str(error), "needs_attention", ended=time.time())
             )
-            self._running[task.id] = Running(folder, "", None)
+            self._run(task.id, Running(folder, "", None))
             return self._conclude(task.id)
         self._state.write(folder / "task.json", to_json(order.to_dict()))
-        self._running[task.id] = Running(folder, order.runner_id, self._hand_over(folder))
+        self._run(task.id, Running(folder, order.runner_id, self._hand_over(folder)))
         self._listener(task.id, "started", {"attempt": number})
+
+    def _run(self, task_id: str, running: Running) -> None:
+        self._running[task_id], self._at_work[running.folder] = running, task_id
 
     def _hand_over(self, folder: Path) -> Hand:
         hand = next((hand for hand in self._hands if hand.idle), None)
@@ -146,12 +167,14 @@ class Fleet:
         return hand
 
     def _stop(self, task_id: str) -> None:
-        running = self._running[task_id]
+        running = self._running.get(task_id)
+        if running is None:
+            return  # it came to its end meanwhile
         self._listener(task_id, "stopping", {})
         if running.hand:
             running.hand.stop()
-        elif record := self._record(running.runner_id):
-            _terminate(record)
+        elif carrier := taken_by(running.folder):
+            send(carrier.pid, carrier.start_ticks, signal.SIGTERM)
 
     def _give_up(self, order: GiveUp) -> None:
         self.outcomes[order.task_id] = Outcome(order.task_id, Status.CANCELLED, 0, order.reason, "cancelled")
@@ -174,7 +197,7 @@ class Fleet:
 
     def _interrupted(self) -> None:
         with suppress(BlockingIOError):
-            os.read(self._wake[0], 64)
+            os.read(self._wake[0] if self._wake else -1, 64)
         for times in range(self._obeyed + 1, self._interrupts + 1):
             if times == 1:
                 self.schedule.stop_starting(time.monotonic(), "interrupted")
@@ -185,7 +208,7 @@ class Fleet:
 
     def _hear(self, hand: Hand) -> None:
         for said in hand.heard():
-            task_id = self._task_of(Path(said["folder"]))
+            task_id = self._at_work.get(Path(said["folder"]))
             if task_id is not None:
                 self._said(task_id, said)
         if hand.gone:
@@ -199,10 +222,10 @@ class Fleet:
         what = said["said"]
         if what == "done":
             return self._conclude(task_id)
-        if what == "broken":
-            write_result(
-                Path(said["folder"]), Outcome(task_id, Status.FAILED, error=said["error"], error_kind="broken")
-            )
+        if what in ("broken", "refused"):
+            folder, error = Path(said["folder"]), said["error"]
+            broken = Outcome(task_id, Status.FAILED, _number(folder), error, "broken", ended=time.time())
+            write_result(folder, broken)
             return self._conclude(task_id)
         if what == "waiting":
             self.schedule.blocked(task_id)
@@ -210,14 +233,26 @@ class Fleet:
             self.schedule.admitted(task_id, time.monotonic())
         self._listener(task_id, what, said)
 
-    def _task_of(self, folder: Path) -> str | None:
-        return next((task_id for task_id, running in self._running.items() if running.folder == folder), None)
-
-    def _conclude(self, task_id: str, *, earlier: bool = False) -> None:
+    def _conclude(self, task_id: str) -> None:
         """The attempt's result is on the disk: tell the schedule, and hear what follows."""
-        outcome = read_result(self._running.pop(task_id).folder)
+        folder = self._running.pop(task_id).folder
+        del self._at_work[folder]
+        outcome = self._result(folder)
         if outcome is None:
-            raise StateUnusable(str(self._state.root), f"the result of {task_id} is not there although it was told")
+            raise StateUnusable(str(folder), f"the result of {task_id} is not there although it was told")
+        self._weigh(task_id, outcome)
+
+    def _result(self, folder: Path) -> Outcome | None:
+        """What came of an attempt, as far as it can be read; one that cannot is put aside and counts as none."""
+        try:
+            return read_result(folder)
+        except StateUnreadable as error:
+            moved = self._state.quarantine(folder / "result.json")
+            self._tell("record.quarantined", file=error.path, reason=str(error), moved_to=moved)
+            return None
+
+    def _weigh(self, task_id: str, outcome: Outcome, *, earlier: bool = False) -> None:
+        """What follows from an outcome; an `earlier` one, of a launcher before this, was told before."""
         self.outcomes[task_id] = outcome
         status = self._inform(task_id, outcome)
         facts = {"attempt": outcome.attempt, "status": str(outcome.status), "error": outcome.error, "earlier": earlier}
@@ -243,41 +278,47 @@ class Fleet:
     def _lost(self, task_id: str) -> None:
         """The runner died. Whatever its tree still does is ended, and its attempt can have no other result."""
         running = self._running[task_id]
-        if read_result(running.folder) is None:
-            if running.runner_id:
-                process.end_tree(running.runner_id, grace=self.plan.grace)
-            number = int(running.folder.name.rpartition(".")[2])
-            lost = Outcome(task_id, Status.LOST, number, "its runner died", "lost", runner_id=running.runner_id)
-            write_result(running.folder, lost._replace(exit_code=None, runner_id=running.runner_id))
-            self._tell("attempt.lost", task_id, attempt=number)
+        if self._result(running.folder) is None:
+            if running.hand and running.hand.proven and taken_by(running.folder) is None:
+                # It was told to end before it could begin: another can carry the very same attempt.
+                return self._run(task_id, running._replace(hand=self._hand_over(running.folder)))
+            process.end_tree(running.runner_id, grace=self.plan.grace)
+            self._write_lost(task_id, running)
             self._ledger.sweep()
-        self._conclude(task_id)
+        return self._conclude(task_id)
+
+    def _write_lost(self, task_id: str, running: Running) -> None:
+        number = _number(running.folder)
+        why = ("its runner died", "lost")
+        lost = Outcome(task_id, Status.LOST, number, *why, runner_id=running.runner_id, ended=time.time())
+        write_result(running.folder, lost)
+        self._tell("attempt.lost", task_id, attempt=number)
 
     def _look_after(self, task_id: str) -> None:
+        """Whether an adopted attempt has come to its end, or its runner to its own."""
         running = self._running.get(task_id)
         if running is None:
-            return None
+            return
         if (running.folder / "result.json").exists():
-            return self._conclude(task_id)
-        record = self._record(running.runner_id)
-        held = lifeline.is_held(self._state.live / running.runner_id)
-        if not held or (record and record.holder and process.is_gone(record.holder)):
+            self._conclude(task_id)
+        elif (carrier := taken_by(running.folder)) and self._is_gone(carrier, running.runner_id):
             self._lost(task_id)
 
-    def _record(self, runner_id: str) -> RunnerInstance | None:
-        snapshot = self._ledger.snapshot()
-        records = [*(seen.record for seen in snapshot.runners), *(waiter.record for waiter in snapshot.waiting)]
-        return next((record for record in records if record.runner_id == runner_id), None)
+    def _is_gone(self, carrier: Identity, runner_id: str) -> bool:
+        if carrier.pid_namespace == process.identity().pid_namespace:
+            return process.is_gone(carrier)
+        return not lifeline.is_held(self._state.live / runner_id)
 
     # ---- beginning and end
 
     def _take_up(self) -> None:
         """Tell the schedule what earlier launchers of this run came to."""
-        known = {task.id: list(attempts(self._state, self.plan.run_id, task.id)) for task in self.plan.tasks}
-        if not any(known.values()):
+        known = attempts_of_all(self._state, self.plan.run_id)
+        self._numbers = {task_id: folders[-1][0] for task_id, folders in known.items()}
+        if not known:
             return self._tell("run.started", tasks=len(self.plan.tasks), limit=self.plan.jobs)
         for task in self.plan.tasks:
-            for number, folder in known[task.id]:
+            for number, folder in known.get(task.id, ()):
                 self._replay(task.id, number, folder)
         done = self.schedule.count(Status.DONE)
         return self._tell(
@@ -285,39 +326,38 @@ class Fleet:
         )
 
     def _replay(self, task_id: str, number: int, folder: Path) -> None:
-        outcome = read_result(folder)
+        outcome = self._result(folder)
         if self.schedule.standing(task_id).status is not Status.WAITING:
-            return
+            return None
+        if outcome is None and not self._was_begun(task_id, number, folder):
+            return None
         if outcome and (outcome.status is Status.CANCELLED or (self._retry_failed and not outcome.ok)):
-            return  # it may be done once more, with all its attempts
+            return None  # it may be done once more, with all its attempts
         self.schedule.adopt(task_id, number, time.monotonic())
-        self._running[task_id] = Running(folder, _runner_id(folder), None)
         if outcome:
-            self._conclude(task_id, earlier=True)
-        else:
-            self._look_after(task_id)
-            if task_id in self._running:
-                self._listener(task_id, "adopted", {"attempt": number})
+            return self._weigh(task_id, outcome, earlier=True)
+        self._run(task_id, Running(folder, f"{self.plan.run_id}.{task_id}.{number}", None))
+        self._listener(task_id, "adopted", {"attempt": number})
+        self._look_after(task_id)
+
+    def _was_begun(self, task_id: str, number: int, folder: Path) -> bool:
+        """Whether a runner took the attempt. When none did, none ever will: the attempt is given up here."""
+        if not take(folder):
+            return True
+        never = Outcome(task_id, Status.CANCELLED, number, "its launcher died before it began", "not_begun")
+        write_result(folder, never._replace(ended=time.time()))
+        return False
 
     def _dismiss(self) -> None:
         for hand in self._hands:
             hand.dismiss()
-        for descriptor in self._wake:
-            os.close(descriptor)
+        for hand in self._hands:
+            # Those that are idle end at once; the others go on without us.
+            hand.close(patience=5.0 if self.schedule.is_over else 0.0)
 
     def _tell(self, kind: str, task_id: str = "", **facts: Any) -> None:
         journal.append(self._state.events, [journal.make(kind, task_id=task_id, run_id=self.plan.run_id, **facts)])
 
 
-def _runner_id(folder: Path) -> str:
-    try:
-        return Order.from_dict(json.loads(read(folder / "task.json"))).runner_id
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""  # its launcher died before the order was written: nobody can carry it
-
-
-def _terminate(record: RunnerInstance) -> None:
-    from necrocode.process.who import send
-
-    if record.holder:
-        send(record.holder.pid, record.holder.start_ticks, signal.SIGTERM)
+def _number(folder: Path) -> int:
+    return int(folder.name.rpartition(".")[2])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import site
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,19 +15,29 @@ from typing import Any
 
 from necrocode.statedir import StateDir, told
 
+_left: list[subprocess.Popen[bytes]] = []
+"""Runners that went on without us; kept, so that nobody complains of children that were forgotten."""
+
 
 class Hand:
-    """A runner process: folders of attempts go in, lines about them come out. It survives us."""
+    """A runner process: folders of attempts go in, lines about them come out. It survives us.
+
+    `idle`: it may be given an attempt. `gone`: it has said its last. `proven`: it has said anything at all."""
 
     def __init__(self, state: StateDir, log: Path) -> None:
+        argv, where = _command(str(state.root))
         with told(log), log.open("ab") as errors:
-            argv = [sys.executable, "-m", "necrocode.runner", str(state.root)]
             self._process = subprocess.Popen(
-                argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, start_new_session=True, bufsize=0
-            )
+                argv, cwd=where, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
+                start_new_session=True, bufsize=0,
+            )  # fmt: skip
         self._rest = b""
         self.idle = True
-        self.gone = False
+        self.gone = self.proven = False
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     @property
     def output(self) -> int:
@@ -38,7 +49,7 @@ class Hand:
         assert self._process.stdin is not None
         self.idle = False
         with suppress(BrokenPipeError):
-            self._process.stdin.write(f"{folder}\n".encode())
+            self._process.stdin.write(json.dumps(str(folder)).encode() + b"\n")
 
     def heard(self) -> Iterator[dict[str, Any]]:
         """What it said since we last listened; `gone` is set when it will say no more."""
@@ -47,7 +58,8 @@ class Hand:
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
             said = json.loads(line)
-            self.idle = said["said"] in ("done", "broken")
+            self.proven = True
+            self.idle = said["said"] in ("done", "broken", "refused") and "leaving" not in said
             yield said
 
     def stop(self) -> None:
@@ -62,7 +74,21 @@ class Hand:
         self._process.stdin.close()
         self._process.stdout.close()
 
-    def close(self) -> None:
-        """After its output has ended: let the system forget it."""
+    def close(self, patience: float | None = None) -> None:
+        """Let the system forget it once it has ended, which is waited for at most `patience` seconds."""
         self.dismiss()
-        self._process.wait()
+        try:
+            self._process.wait(patience)
+        except subprocess.TimeoutExpired:
+            _left.append(self._process)
+
+
+def _command(root: str) -> tuple[list[str], str | None]:
+    """How a runner is started, and in which directory: with this very package, and with nothing that lies in the
+    current directory in front of the standard library."""
+    home = str(Path(__file__).resolve().parent.parent)
+    known = [*site.getsitepackages(), site.getusersitepackages(), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    argv = ["-m", "necrocode.runner", root]
+    if home in map(os.path.realpath, filter(None, known)):
+        return [sys.executable, "-P", *argv], None
+    return [sys.executable, *argv], home

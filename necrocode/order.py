@@ -1,4 +1,4 @@
-"""One attempt as it is ordered, and what comes back: the two files of its folder, task.json and result.json."""
+"""One attempt as it is ordered, who carries it, and what comes back: task.json, runner.json and result.json."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from necrocode import workspace
+from necrocode import process, workspace
 from necrocode.claim import Claim
-from necrocode.errors import StateUnusable
+from necrocode.errors import StateUnreadable
+from necrocode.lease import Identity
 from necrocode.outcome import Outcome
-from necrocode.statedir import put, read_json, sync_folder, to_json
+from necrocode.statedir import put, read_json, sync_folder, to_json, told
 from necrocode.task import Argv, Task
 
 
@@ -61,24 +62,55 @@ class Order(NamedTuple):
         return cls(**known)
 
 
-def write_result(folder: Path, outcome: Outcome) -> None:
-    """The result of an attempt, on the disk before this returns; the first one written is the one that counts."""
-    draft = folder / f"result.{os.getpid()}.{os.urandom(3).hex()}.tmp"
+def take(folder: Path) -> bool:
+    """Put this process down as the one that carries the attempt; False when another did before. Whoever gives up
+    an attempt that nobody has begun takes it first, so that it is either begun or given up, never both.
+
+    Raises StateUnusable."""
+    path = folder / "runner.json"
+    with told(path):
+        return _put_first(path, to_json(process.identity()._asdict()))
+
+
+def taken_by(folder: Path) -> Identity | None:
+    """Who carries or carried the attempt; None while nobody does. Raises StateUnreadable."""
+    path = folder / "runner.json"
     try:
-        put(draft, to_json(outcome.to_dict()), durable=True)
-        with suppress(FileExistsError):
-            os.link(draft, folder / "result.json")
-        sync_folder(folder)
-    except OSError as error:
-        raise StateUnusable(str(folder / "result.json"), error.strerror or str(error)) from error
+        return Identity(**read_json(path))
+    except FileNotFoundError:
+        return None
+    except TypeError as error:
+        raise StateUnreadable(str(path), f"names no process ({error})") from error
+
+
+def _put_first(path: Path, data: bytes, *, durable: bool = False) -> bool:
+    """Write the file whole unless it is there already; whether it was ours that came to stand."""
+    draft = path.with_name(f"{path.name}.{os.getpid()}.{os.urandom(3).hex()}.tmp")
+    try:
+        put(draft, data, durable=durable)
+        os.link(draft, path)
+    except FileExistsError:
+        return False
     finally:
         with suppress(FileNotFoundError):
             os.unlink(draft)
+    return True
+
+
+def write_result(folder: Path, outcome: Outcome) -> None:
+    """The result of an attempt, on the disk before this returns; the first one written is the one that counts."""
+    path = folder / "result.json"
+    with told(path):
+        _put_first(path, to_json(outcome.to_dict()), durable=True)
+        sync_folder(folder)
 
 
 def read_result(folder: Path) -> Outcome | None:
     """The outcome of an attempt, None while there is none. Raises StateUnreadable."""
+    path = folder / "result.json"
     try:
-        return Outcome.from_dict(read_json(folder / "result.json"))
+        return Outcome.from_dict(read_json(path))
     except FileNotFoundError:
         return None
+    except (KeyError, TypeError, ValueError) as error:
+        raise StateUnreadable(str(path), f"is no result ({error!r})") from error

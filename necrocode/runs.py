@@ -158,7 +158,15 @@ def attempt_folder(state: StateDir, run_id: str, task_id: str, number: int) -> P
 
 def attempts(state: StateDir, run_id: str, task_id: str) -> Iterator[tuple[int, Path]]:
     """The attempts at a task so far: their numbers and folders, first to last."""
+    yield from attempts_of_all(state, run_id).get(task_id, ())
+
+
+def attempts_of_all(state: StateDir, run_id: str) -> dict[str, list[tuple[int, Path]]]:
+    """The same for every task of a run of which there are any."""
     folder = run_folder(state, run_id)
-    names = (name for name in os.listdir(folder) if name.rpartition(".")[0] == task_id)
-    for number in sorted(int(name.rpartition(".")[2]) for name in names if name.rpartition(".")[2].isdigit()):
-        yield number, folder / f"{task_id}.{number}"
+    found: dict[str, list[tuple[int, Path]]] = {}
+    for name in os.listdir(folder):
+        task_id, _, number = name.rpartition(".")
+        if task_id and number.isdigit():
+            found.setdefault(task_id, []).append((int(number), folder / name))
+    return {task_id: sorted(folders) for task_id, folders in found.items()}
