@@ -62,7 +62,6 @@ class Tree:
         self._marker, self._leader, self._below, self._adopt = marker, leader, below, adopt
         self._known: dict[int, int] = {}
         self._sessions: dict[int, int] = {}
-        self._spared: set[int] = set()
         if leader:
             self._add(leader, {leader.pid: leader})
 
@@ -81,7 +80,6 @@ class Tree:
 
         `groups` are from then on the process groups that hold nothing but processes of this tree."""
         view = View.now()
-        self._spared = view.spared
         self._forget(view.seen)
         first = view.children.get(os.getpid(), []) if self._below else list(view.seen.values())
         found: dict[int, Stat] = {}
@@ -95,21 +93,15 @@ class Tree:
         self.groups = frozenset(it.group for it in alive if it.session in self._sessions and it.group not in theirs)
         return alive
 
-    def strike(self) -> None:
-        """SIGKILL to the tree's groups, which no group can outrun by forking, and to each member as soon as it is
-        seen, newest first: the only way to hit what goes on by forking and ending, always in a new group."""
+    def kill(self, members: list[Stat]) -> None:
+        """SIGKILL to the groups seen last, which no group can outrun by forking, and to each of these members."""
         for group in self.groups:
             try:
                 os.killpg(group, signal.SIGKILL)
             except (ProcessLookupError, PermissionError):
                 continue
-        for pid in sorted(_pids(), reverse=True) if who.proc_is_ours() else ():
-            process = None if self._others(pid) else who.stat(pid)
-            if process and not process.ended and process.pid not in self._spared and self._near(process):
-                who.send(pid, process.ticks, signal.SIGKILL)
-
-    def _near(self, process: Stat) -> bool:
-        return (not self._below or process.parent == os.getpid()) and self._belongs(process)
+        for process in members:
+            who.send(process.pid, process.ticks, signal.SIGKILL)
 
     def _gather(self, todo: list[Stat], view: View, found: dict[int, Stat]) -> None:
         """Add these and all that descend from them."""
@@ -201,9 +193,7 @@ class Ending:
         if now >= self._quiet:
             self._ask(left)
         if now >= self._kill:
-            self._tree.strike()
-            for process in left:
-                who.send(process.pid, process.ticks, signal.SIGKILL)
+            self._tree.kill(left)
         return self._next(now)
 
     def _ask(self, left: list[Stat]) -> None:

@@ -317,14 +317,13 @@ def test_the_total_clock(run: Run) -> None:
     assert 0.2 <= ended.seconds < 9, "it did not take the grace"
 
 
-def test_a_program_may_end_in_its_own_way_when_its_time_is_over(run: Run, tmp_path: Path) -> None:
-    ready = tmp_path / "ready"
+def test_a_program_may_end_in_its_own_way_when_its_time_is_over(run: Run) -> None:
+    """What it starts to clean up is not asked to end, and what it says meanwhile is read, or it would hang."""
     ended = run(
-        *sh("trap 'head -c 300000 /dev/zero; exit 5' TERM; echo; while :; do sleep 0.01; done"),
-        limits=Limits(after_result=0.0), on_line=lambda *_: ready.touch() or True,
+        *sh("trap 'sleep 0.3 && head -c 300000 /dev/zero; exit 5' TERM; echo; while :; do sleep 0.01; done"),
+        limits=Limits(after_result=0.0), on_line=lambda *_: True,
     )  # fmt: skip
-    assert (ended.exit_code, ended.why) == (5, "lingered")
-    assert ended.stdout_bytes == 300_001, "what it says while it ends is read, or it would hang on the pipe"
+    assert (ended.exit_code, ended.why, ended.stdout_bytes) == (5, "lingered", 300_001)
 
 
 def test_the_silent_clock_starts_anew_with_each_output(run: Run) -> None:
@@ -464,6 +463,31 @@ def test_a_cleared_environment_seen_once_is_known_for_good(
 ) -> None:
     monkeypatch.setattr(child_room, "LOOK", 0.1)
     ended = run(*sh(f"{CLEARED} {WRITTEN}; sleep 1"), limits=Limits(grace=0.2))
+    assert ended.exit_code == 0
+    assert not alive(told(tmp_path / "pids", 1)[0])
+
+
+def test_an_orphan_without_environment_is_found_in_its_session(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trees.Tree, "look", never_before_the_end(trees.Tree.look))
+    ended = run(*sh(f"(env -i sh -c 'echo $$ >> pids; sleep {LONG}' &) ; {WRITTEN}"), limits=Limits(grace=0.2))
+    assert ended.exit_code == 0
+    assert not alive(told(tmp_path / "pids", 1)[0])
+
+
+def test_a_known_orphan_does_not_get_lost_by_leaving(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child_room, "LOOK", 0.1)
+    leaver = """
+import os, time
+while not os.path.exists("go"): time.sleep(0.01)
+os.setsid()
+with open("pids", "a") as file: file.write(f"{os.getpid()}\n")
+time.sleep(300)
+"""
+    (tmp_path / "leaver.py").write_text(leaver)
+    orphan = f'(env -i "{sys.executable}" -S -E leaver.py >/dev/null 2>&1 &)'
+    ended = run(*sh(f"{orphan} ; sleep 1; touch go; {WRITTEN}"), limits=Limits(grace=0.2))
     assert ended.exit_code == 0
     assert not alive(told(tmp_path / "pids", 1)[0])
 
