@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from necrocode.claim import Claim
     from necrocode.event import Event
     from necrocode.lease import RunnerInstance
-    from necrocode.ledger.files import FileLedger
     from necrocode.ledger.snapshot import Sighting, Snapshot, Waiting
+    from necrocode.statedir import StateDir
 
 KEEP_SECONDS = 30 * 86400.0
 """How long runs, events and quarantined files are kept."""
@@ -39,25 +39,34 @@ _STYLES = {"done": "green", "failed": "red", "timed_out": "red", "lost": "red", 
 _CONFLICTS = ("lease.queued", "lease.refused", "conflict.found", "conflict.avoided", "deadlock.found", "lease.fenced")
 
 
+class Nobody(NamedTuple):
+    """The snapshot of a state in which nobody is and no terms are set; what it takes to look further costs more than
+    all the rest of `necrocode status`."""
+
+    consistent: bool = True
+    limit: int | None = None
+    quotas: Mapping[str, int] = {}
+    runners: tuple[Sighting, ...] = ()
+    waiting: tuple[Waiting, ...] = ()
+    unreadable: tuple[str, ...] = ()
+    live: int = 0
+
+
 class Board(NamedTuple):
     """One look: `snapshot` is None where there is no state directory. `at` is in seconds since 1970."""
 
     root: Path
     at: float
-    snapshot: Snapshot | None = None
+    snapshot: Snapshot | Nobody | None = None
     finished: tuple[Event, ...] = ()
     conflicts: tuple[Event, ...] = ()
     to_clean: dict[str, int] = {}
 
 
-def look(root: Path, ledger: FileLedger | None) -> Board:
+def look(state: StateDir) -> Board:
     """Everything worth telling now; nothing is locked or repaired. Raises StateUnusable, StateUnreadable."""
-    if ledger is None:
-        return Board(root, time.time())
-    from necrocode import journal
-
-    now, snapshot = time.time(), ledger.snapshot()
-    events = [event for event in journal.recent(ledger.state.events) if event.at > now - RECENT_SECONDS]
+    root, now, snapshot = state.root, time.time(), _snapshot(state)
+    events = [event for event in _recent(state) if event.at > now - RECENT_SECONDS]
     return Board(
         root, now, snapshot,
         tuple(event for event in events if event.kind == "attempt.finished"),
@@ -66,11 +75,37 @@ def look(root: Path, ledger: FileLedger | None) -> Board:
     )  # fmt: skip
 
 
+def _snapshot(state: StateDir) -> Snapshot | Nobody:
+    if not (state.root / "config.json").exists() and not any(map(os.listdir, _places(state))):
+        return Nobody()
+    from necrocode.ledger.files import FileLedger
+
+    return FileLedger(state).snapshot()
+
+
+def _places(state: StateDir) -> tuple[Path, ...]:
+    return state.runners, state.queue, state.fenced
+
+
+def _recent(state: StateDir) -> list[Event]:
+    if not os.listdir(state.events):
+        return []
+    from necrocode import journal
+
+    return journal.recent(state.events)
+
+
+def moved(state: StateDir) -> Any:
+    """Something that is another whenever a lease, a waiter or an event has come or gone."""
+    times = [os.stat(place).st_mtime_ns for place in (*_places(state), state.quarantine_folder)]
+    return times, [entry.stat().st_size for entry in os.scandir(state.events)]
+
+
 def _is_conflict(event: Event) -> bool:
     return event.kind in _CONFLICTS and event.facts.get("reason") not in ("limit", "quota", "queue")
 
 
-def _to_clean(root: Path, snapshot: Snapshot, now: float) -> dict[str, int]:
+def _to_clean(root: Path, snapshot: Snapshot | Nobody, now: float) -> dict[str, int]:
     """What `necrocode gc` would remove, as far as a quick look tells: counts of each kind that is there."""
     dead = sum(seen.liveness == "dead" for seen in snapshot.runners)
     waiters = sum(waiter.liveness == "dead" for waiter in snapshot.waiting)
@@ -194,7 +229,7 @@ def _headline(board: Board) -> str:
     return f"{'   '.join(words)}   {_home(str(board.root))}   as of {datetime.fromtimestamp(board.at):%H:%M:%S}{moving}"
 
 
-def _problems(snapshot: Snapshot) -> Iterator[str]:
+def _problems(snapshot: Snapshot | Nobody) -> Iterator[str]:
     for seen in snapshot.runners:
         name, silent = seen.record.runner_id, duration(seen.silent or 0.0)
         if seen.liveness == "dead":

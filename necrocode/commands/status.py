@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
 
 import click
 
 from necrocode import board
 from necrocode.door import Door, plain, verb
 from necrocode.screen import columns
-
-if TYPE_CHECKING:
-    from necrocode.ledger.files import FileLedger
 
 _LOOK = 0.25
 _REDRAW = 1.0
@@ -31,7 +26,7 @@ def command(door: Door, watch: bool) -> int:
     Only reads; never locks, never repairs. With --watch a dashboard on a terminal, elsewhere one screen for each
     change (with --json one line)."""
     if not watch:
-        _once(door, board.look(door.root, _ledger(door)))
+        _once(door, _look(door))
         return 0
     try:
         _dashboard(door) if sys.stdout.isatty() and not door.as_json else _changes(door)
@@ -40,8 +35,9 @@ def command(door: Door, watch: bool) -> int:
     return 0
 
 
-def _ledger(door: Door) -> FileLedger | None:
-    return door.ledger() if door.existing() else None
+def _look(door: Door) -> board.Board:
+    state = door.existing()
+    return board.look(state) if state else board.Board(door.root, time.time())
 
 
 def _once(door: Door, seen: board.Board) -> None:
@@ -75,20 +71,11 @@ def _dashboard(door: Door) -> None:
 def _looks(door: Door, redraw: float | None) -> Iterator[board.Board]:
     """A look now, and again whenever something has moved, at most four a second; `redraw`: at least every so many
     seconds."""
-    ledger, last, drawn = _ledger(door), None, 0.0
+    last, drawn = None, 0.0
     while True:
-        ledger = ledger or _ledger(door)
-        now = _moved(ledger)
+        state = door.existing()
+        now = (board.moved(state),) if state else ()
         if now != last or (redraw is not None and time.monotonic() - drawn >= redraw):
-            yield board.look(door.root, ledger)
+            yield _look(door)
             last, drawn = now, time.monotonic()
         time.sleep(_LOOK)
-
-
-def _moved(ledger: FileLedger | None) -> Any:
-    """Something that is another whenever a lease, a waiter or an event has come or gone."""
-    if ledger is None:
-        return None
-    root = ledger.state.root
-    times = [os.stat(root / folder).st_mtime_ns for folder in ("runners", "queue", "fenced", "quarantine")]
-    return times, [entry.stat().st_size for entry in os.scandir(root / "events")]
