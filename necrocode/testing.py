@@ -1,4 +1,4 @@
-"""For embedders and for our own tests: the checker of the protocol's invariants, and waiting for facts."""
+"""For those who embed necrocode, and its own tests: the checker of the protocol's invariants, and waiting for facts."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from necrocode.claim import Claim, ClaimIndex
 from necrocode.lease import RunnerInstance
-from necrocode.ledger.records import LeaseName, QueueName, parse_record, read_terms
+from necrocode.ledger.records import Damaged, LeaseName, QueueName, read_record, read_terms
 from necrocode.statedir import read
 
 Fact = TypeVar("Fact")
@@ -31,16 +31,23 @@ def wait_for(fact: Callable[[], Fact], within: float = 10.0, *, told: Callable[[
     return value
 
 
-def check(root: Path, *, tries: int = 200) -> bool:
+def check(root: str | os.PathLike[str], *, tries: int = 200, lowered: bool = False) -> bool:
     """Assert the invariants over the files alone, never taking the gate (a checker that did would repair first).
 
     While others move, it looks until nothing moved during one look; False when that never happened. A gate left
-    marked as held by a dead process counts as quiet when its mark does not change. Raises Broken."""
+    marked as held by a dead process counts as quiet when its mark does not change. `lowered` says that the host's
+    limit may have been lowered under its holders. Raises Broken."""
+    place = Path(root)
     for _ in range(tries):
-        before = _gate_line(root)
-        state = _State.read(root)
-        if before == _gate_line(root) and (before.startswith(b"free") or not _someone_inside(before)):
-            state.check(before)
+        before = _gate_line(place)
+        try:
+            state: _State | Broken = _State.read(place)
+        except Broken as error:
+            state = error
+        if before == _gate_line(place) and (_is_free(before) or not _someone_inside(before)):
+            if isinstance(state, Broken):
+                raise state
+            state.check(lowered)
             return True
         time.sleep(0.001)
     return False
@@ -53,56 +60,83 @@ def _gate_line(root: Path) -> bytes:
         return b""
 
 
+def _is_free(lock: bytes) -> bool:
+    return lock == b"" or b"\nfree " in lock
+
+
 def _someone_inside(lock: bytes) -> bool:
     for word in lock.split():
         if word.startswith(b"pid="):
-            return os.path.exists(f"/proc/{int(word[4:])}")
+            try:
+                return read(f"/proc/{int(word[4:])}/stat").rpartition(b")")[2].split()[0] not in b"ZX"
+            except (FileNotFoundError, ProcessLookupError):
+                return False
     return False
+
+
+class _Lease(NamedTuple):
+    name: LeaseName
+    record: RunnerInstance
 
 
 class _State:
     """Everything in the directory, parsed anew, by code that shares nothing with the ledger's cache."""
 
-    def __init__(self) -> None:
-        self.running: dict[str, tuple[LeaseName, RunnerInstance]] = {}
-        self.fenced: dict[str, tuple[LeaseName, RunnerInstance]] = {}
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.running: dict[str, _Lease] = {}
+        self.fenced: dict[str, _Lease] = {}
         self.waiting: list[QueueName] = []
         self.limit: int | None = None
+        self.quotas: dict[str, int] = {}
         self.counter = 0
 
     @classmethod
     def read(cls, root: Path) -> _State:
-        state = cls()
+        state = cls(root)
         state.counter = int((_gate_line(root).split() or [b"0"])[0])
-        state.limit = read_terms(root / "config.json")[0]
+        state.limit, state.quotas = read_terms(root / "config.json")
         for folder, into in (("runners", state.running), ("fenced", state.fenced)):
             for file_name in os.listdir(root / folder):
                 state._lease(root / folder / file_name, into)
-        state.waiting = [QueueName.parse(name) for name in os.listdir(root / "queue")]
+        for file_name in os.listdir(root / "queue"):
+            state._waiter(root / "queue" / file_name)
         return state
 
-    def _lease(self, path: Path, into: dict[str, tuple[LeaseName, RunnerInstance]]) -> None:
+    def _lease(self, path: Path, into: dict[str, _Lease]) -> None:
         try:
-            name, record = LeaseName.parse(path.name), parse_record(read(path))
+            name, record = LeaseName.parse(path.name), read_record(path)
         except FileNotFoundError:
             return
+        except (Damaged, ValueError) as error:
+            raise Broken(f"I15: {path} is no record: {error}") from error
         known = into.get(name.runner_id)
-        if known is None or known[0][1:] < name[1:]:  # a writer that died left two revisions: the higher counts
-            into[name.runner_id] = (name, record)
+        if known is None or known.name[1:] < name[1:]:  # a writer that died left two revisions: the higher counts
+            into[name.runner_id] = _Lease(name, record)
 
-    def check(self, lock: bytes) -> None:
-        self._check_limits()
+    def _waiter(self, path: Path) -> None:
+        try:
+            name = QueueName.parse(path.name)
+            read_record(path)
+            self.waiting.append(name)
+        except FileNotFoundError:
+            return
+        except (Damaged, ValueError) as error:
+            raise Broken(f"I15: {path} is no waiter: {error}") from error
+
+    def check(self, lowered: bool) -> None:
+        self._check_limits(lowered)
         self._check_claims()
         self._check_tokens()
         self._check_places()
 
-    def _check_limits(self) -> None:
-        counted = sorted(name.token for name, record in self.running.values() if record.slot)
+    def _check_limits(self, lowered: bool) -> None:
+        counted = sorted(lease.name.token for lease in self.running.values() if lease.record.slot)
         for name, record in self.running.values():
             earlier = sum(token <= name.token for token in counted)
             if record.slot and record.limit is not None and earlier > record.limit:
                 raise Broken(f"I1: {name.runner_id} was granted as number {earlier} of {record.limit}")
-        if self.limit is not None and len(counted) > self.limit:
+        if self.limit is not None and len(counted) > self.limit and not lowered:
             raise Broken(f"I1: {len(counted)} runners, the host's limit is {self.limit}")
 
     def _check_claims(self) -> None:
@@ -123,8 +157,9 @@ class _State:
         tokens = [name.token for name, _ in (*self.running.values(), *self.fenced.values())]
         if len(set(tokens)) != len(tokens):
             raise Broken(f"I3: a token was granted twice: {sorted(tokens)}")
-        if any(token > self.counter for token in tokens):
-            raise Broken(f"I4: a token is beyond the counter {self.counter}: {sorted(tokens)}")
+        numbers = [*tokens, *(name.ticket for name in self.waiting)]
+        if any(number > self.counter for number in numbers):
+            raise Broken(f"I4: a token or ticket is beyond the counter {self.counter}: {sorted(numbers)}")
 
     def _check_places(self) -> None:
         registering = [name.runner_id for name in self.waiting if not name.adding]
@@ -132,3 +167,6 @@ class _State:
         twice = {one for one in places if places.count(one) > 1}
         if twice:
             raise Broken(f"I5: in two places at once: {sorted(twice)}")
+        hidden = [one for one in places if not os.path.exists(self.root / "live" / one)]
+        if hidden:
+            raise Broken(f"I6: without a lifeline: {sorted(hidden)}")

@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 
 from necrocode import journal, process
 from necrocode.admission import Standing, View, Waiter
-from necrocode.errors import ConfigError, GateTimeout, LeaseLost, StateUnreadable
+from necrocode.errors import GateTimeout, LeaseLost, StateUnreadable
 from necrocode.event import Event
-from necrocode.lease import SCHEMA, Lease, Request, RunnerInstance
+from necrocode.lease import Lease, Request, RunnerInstance
 from necrocode.ledger import lifeline, waiting
 from necrocode.ledger.gate import DECIDED, Gate, reset_after_fork
 from necrocode.ledger.operations import Operations
@@ -24,11 +24,11 @@ from necrocode.ledger.records import (
     Damaged,
     LeaseName,
     QueueName,
-    is_count,
     read_record,
     read_terms,
     record_of,
     standing_of,
+    terms_of,
 )
 from necrocode.ledger.snapshot import Snapshot, take
 from necrocode.liveness import PUBLISHING_BOUND, Observer, Seen, may_publish
@@ -231,7 +231,8 @@ class FileLedger(Operations):
             self._unlink(draft)
         if life and life != self._life(lease.runner_id):
             self._unlink(life)
-        self._close_bell(lease)
+        if life:
+            self._hush(lease)  # of a handle that has entered, the bell is for whoever waits for more to close
         key = (self._root, lease.runner_id)
         if _leases.get(key) is lease:
             del _leases[key]
@@ -264,6 +265,7 @@ class FileLedger(Operations):
             draft = self._places[lease][1]
         if lease.bell is not None:
             os.rename(self._hidden_bell(lease), self._bell(lease.runner_id))
+        self._watched = self._changes()
         move(draft, self._entry(waiter))
         self._book.add_waiter(waiter)
 
@@ -362,10 +364,10 @@ class FileLedger(Operations):
         with told(self._root):
             try:
                 entry, often = self._entry(waiter), lease.record.heartbeat_timeout / 3
-                wait = waiting.Wait(self.state, lease.runner_id, lease.bell, self._own(lease), entry, often)
+                wait = waiting.Wait(self.state, lease.runner_id, lease.bell, lambda: self._stamp(lease), entry, often)
                 return wait.until_gone(deadline, self._keep_watch)
             finally:
-                self._close_bell(lease)
+                self._hush(lease)
 
     def _keep_watch(self) -> float:
         """The watchman's round, without the gate unless there is something to put right; seconds until the next."""
@@ -404,12 +406,15 @@ class FileLedger(Operations):
             self._timeouts[file_name] = record.heartbeat_timeout if record else 300.0
         return self._timeouts[file_name]
 
-    def _close_bell(self, lease: Lease) -> None:
+    def _hush(self, lease: Lease) -> None:
         bell, lease.bell = lease.bell, None
         if bell is not None:
             waiting.close_bell(bell, self._hidden_bell(lease), self._bell(lease.runner_id))
 
     # ---- the handle
+
+    def _stamp(self, lease: Lease) -> None:
+        lifeline.stamp(self._own(lease))
 
     def _beat(self, lease: Lease) -> None:
         try:
@@ -486,18 +491,6 @@ class FileLedger(Operations):
             events.append(event)
         if events:
             journal.append(self.state.events, events)
-
-
-def terms_of(limit: object, quotas: Mapping[str, int]) -> dict[str, Any]:
-    """What config.json says. Raises ConfigError for terms that cannot be meant."""
-    if limit is not None and not is_count(limit):
-        raise ConfigError(
-            f"a limit of {limit!r} is not possible", hint="give a whole number from 1, or None for no limit"
-        )
-    for name, count in quotas.items():
-        if not name.startswith(("spec:", "user:")) or not is_count(count):
-            raise ConfigError(f"a quota {name!r}: {count!r} is not possible", hint="write spec:NAME or user:NAME")
-    return {"schema": SCHEMA, "limit": limit, "quotas": dict(quotas)}
 
 
 def _taken(queue: deque[Taken]) -> Taken | None:

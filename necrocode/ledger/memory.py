@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,7 +15,7 @@ from necrocode.errors import GateTimeout
 from necrocode.event import Event
 from necrocode.lease import Lease, Request, RunnerInstance
 from necrocode.ledger.operations import Operations
-from necrocode.ledger.records import record_of
+from necrocode.ledger.records import record_of, terms_of
 from necrocode.liveness import Seen
 
 
@@ -44,13 +44,12 @@ class MemoryLedger(Operations):
     def find(self, runner_id: str) -> Lease | None:
         return self._handles.get(runner_id)
 
-    def configure(self, *, limit: int | str | None = "keep", quotas: dict[str, int] | None = None) -> None:
-        """Change the terms; holders stay, those who now fit are admitted at once."""
+    def configure(self, *, limit: int | str | None = "keep", quotas: Mapping[str, int] | None = None) -> None:
+        """Change the terms; holders stay, those who now fit are admitted at once. Raises ConfigError."""
         with self._gate("configure"):
-            if limit != "keep":
-                self.view.limit = Request("terms", limit=limit).checked().limit  # type: ignore[arg-type]
-            if quotas is not None:
-                self.view.quotas = dict(quotas)
+            known = self.view.limit if limit == "keep" else limit
+            terms = terms_of(known, self.view.quotas if quotas is None else quotas)
+            self.view.limit, self.view.quotas = terms["limit"], terms["quotas"]
             self._schedule()
 
     @contextmanager
@@ -148,7 +147,9 @@ class MemoryLedger(Operations):
         bell = self._bells[lease.runner_id]
         tick = min(1.0, lease.record.heartbeat_timeout / 3)
         while waiter.key in self.view.waiting:
-            self._stamps[lease.runner_id] = (time.monotonic(), self._stamps[lease.runner_id][1])
+            with self._lock:
+                if self._owns(lease):
+                    self._stamps[lease.runner_id] = (time.monotonic(), self._stamps[lease.runner_id][1])
             left = tick if deadline is None else min(tick, deadline - time.monotonic())
             if left <= 0:
                 return False

@@ -212,6 +212,7 @@ class Operations(ABC):
                 if standing is None or standing.token != lease.token or not self._owns(lease):
                     raise LeaseLost(lease.runner_id, ours=lease.token, found=standing.token if standing else None)
                 self._drop_all(lease.runner_id)
+                self._wake(lease.runner_id)  # another thread may wait for more
                 self._remove(standing)
                 self._tell_released(lease)
                 self._schedule()
@@ -521,6 +522,10 @@ class Operations(ABC):
             self._apply(lease, standing, (), unwanted)
             self._schedule()
             self._wake_first()
+        self._hush(lease)
+
+    def _hush(self, lease: Lease) -> None:
+        """Let go of the bell of a wait that never began. Never raises."""
 
     def _enter(self, lease: Lease) -> None:
         """This handle holds its lease now."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -311,15 +311,27 @@ def read_terms(path: Path) -> tuple[int | None, dict[str, int]]:
     )
 
 
+def terms_of(limit: object, quotas: Mapping[str, int]) -> dict[str, Any]:
+    """What config.json says. Raises ConfigError for terms that cannot be meant."""
+    if limit is not None and not _is_count(limit):
+        raise ConfigError(
+            f"a limit of {limit!r} is not possible", hint="give a whole number from 1, or None for no limit"
+        )
+    for name, count in quotas.items():
+        if not name.startswith(("spec:", "user:")) or not _is_count(count):
+            raise ConfigError(f"a quota {name!r}: {count!r} is not possible", hint="write spec:NAME or user:NAME")
+    return {"schema": SCHEMA, "limit": limit, "quotas": dict(quotas)}
+
+
 def _is_terms(value: dict[str, Any]) -> bool:
     limit, quotas = value.get("limit"), value.get("quotas", {})
     return (
         value.get("schema", SCHEMA) == SCHEMA
-        and (limit is None or is_count(limit))
+        and (limit is None or _is_count(limit))
         and isinstance(quotas, dict)
-        and all(map(is_count, quotas.values()))
+        and all(map(_is_count, quotas.values()))
     )
 
 
-def is_count(value: object) -> bool:
+def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1

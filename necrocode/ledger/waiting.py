@@ -85,9 +85,15 @@ class Wait:
     """One waiter's sleep."""
 
     def __init__(
-        self, state: StateDir, runner_id: str, bell: int | None, life: int, entry: str, often: float = _TICK
+        self,
+        state: StateDir,
+        runner_id: str,
+        bell: int | None,
+        stamp: Callable[[], None],
+        entry: str,
+        often: float = _TICK,
     ) -> None:
-        self._state, self._runner_id, self._bell, self._life, self._entry = state, runner_id, bell, life, entry
+        self._runner_id, self._bell, self._stamp, self._entry = runner_id, bell, stamp, entry
         self._live, self._bells, self._queue = (f"{state.root}/{folder}" for folder in ("live", "bells", "queue"))
         self._name = os.path.basename(entry)
         self._tick = min(_TICK, often)
@@ -104,7 +110,7 @@ class Wait:
         which puts right what it sees undone and says after how many seconds to look again."""
         try:
             while self._entry_exists():
-                lifeline.stamp(self._life)
+                self._stamp()
                 queue = sorted(os.listdir(self._queue))
                 self._follow_predecessor(queue)
                 tick = self._tick

@@ -1,0 +1,39 @@
+"""What all tests share: a state directory in memory where there is such a place, and other processes to act in it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from actors import Puppet
+
+_MEMORY = "/dev/shm"
+
+
+@pytest.fixture
+def state_root(tmp_path: Path) -> Iterator[Path]:
+    """An empty directory of mode 0700 for a state directory; in memory if possible, since fsync is slow elsewhere."""
+    if not os.access(_MEMORY, os.W_OK):
+        yield Path(tempfile.mkdtemp(dir=tmp_path))
+        return
+    root = Path(tempfile.mkdtemp(prefix="necrocode-test-", dir=_MEMORY))
+    yield root
+    shutil.rmtree(root, ignore_errors=True)
+
+
+@pytest.fixture
+def puppet(state_root: Path) -> Iterator[Callable[..., Puppet]]:
+    """Makes puppets: other processes, each with a ledger of its own on `state_root`; they end with the test."""
+    puppets: list[Puppet] = []
+
+    def make(**environment: str) -> Puppet:
+        puppets.append(Puppet(state_root, environment))
+        return puppets[-1]
+
+    yield make
+    for one in puppets:
+        one.kill()
