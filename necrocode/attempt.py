@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from necrocode import git, journal, process, workspace
+from necrocode import git, journal, process, scratch, workspace
 from necrocode.claim import Claim
 from necrocode.errors import GitFailed, LeaseLost, NecrocodeError, Refused, StateUnusable, TaskFailed, WorkspaceKept
 from necrocode.heartbeat import Heartbeat
@@ -21,6 +21,7 @@ from necrocode.lease import Lease, Request
 from necrocode.ledger.files import FileLedger
 from necrocode.order import Order, write_result
 from necrocode.outcome import Outcome, Status
+from necrocode.statedir import told
 from necrocode.work import Place, StopSign, Work, Worker, run_command, verify, worker_for
 
 DIFF_LIMIT = 1 << 20
@@ -66,6 +67,7 @@ class Attempt:
         self._last_phase = "register"
         self._commit: str | None = None
         self._sampler = process.Sampler(order.runner_id)
+        self._scratch = scratch.place_of(self._folder)
 
     def run(self) -> Outcome:
         try:
@@ -80,6 +82,7 @@ class Attempt:
         try:
             return self._hold(self._lease)
         finally:
+            scratch.remove(self._folder)
             with suppress(LeaseLost):
                 self.ledger.release(self._lease)
 
@@ -129,7 +132,7 @@ class Attempt:
             with self._phase("prepare"):
                 place = self._prepare(lease)
             with self._phase("work"):
-                work = self._worker(place)
+                work = self._called(self._work, place) if self._work else self._worker(place)
             self._use(work)
             if work.ok and self.order.task.verify:
                 with self._phase("verify"):
@@ -146,6 +149,19 @@ class Attempt:
         except NecrocodeError as error:
             return self._unless_lost(Work(Status.FAILED, str(error), self._last_phase))
 
+    def _called(self, work: Worker, place: Place) -> Work:
+        """What somebody's own function makes of it. Whatever it raises is its failure, not that of the engine."""
+        try:
+            return work(place)
+        except NecrocodeError:
+            raise
+        except Exception as error:  # noqa: BLE001 - foreign code may raise anything; the traceback is kept
+            import traceback
+
+            with (self._folder / "stderr.log").open("a", errors="backslashreplace") as log:
+                traceback.print_exc(file=log)
+            return Work(Status.FAILED, f"{type(error).__name__}: {error}", "work")
+
     def _unless_lost(self, work: Work) -> Work:
         """A lease that went away in the middle is the reason for whatever else went wrong."""
         lost = self._heartbeat.lost if self._heartbeat else None
@@ -155,7 +171,9 @@ class Attempt:
 
     def _prepare(self, lease: Lease) -> Place:
         order, began = self.order, time.monotonic()
-        os.makedirs(self._folder / "tmp", mode=0o700, exist_ok=True)
+        with told(self._folder):
+            os.makedirs(self._folder, mode=0o700, exist_ok=True)
+            scratch.make(self._scratch)
         repository = git.open_repository(order.repository) if order.repository and order.mode != "none" else None
         self._workspace = workspace.prepare(
             repository, state_root=self.ledger.state.root, path=order.path, branch=order.branch, base=order.base,
@@ -185,7 +203,7 @@ class Attempt:
             "DEADLINE": "" if deadline is None else f"{time.time() + deadline - time.monotonic():.0f}",
         }  # fmt: skip
         env |= {f"NECROCODE_{key}": value for key, value in ours.items() if value}
-        env |= {"GIT_TERMINAL_PROMPT": "0", "NO_COLOR": "1", "TMPDIR": str(self._folder / "tmp")}
+        env |= {"GIT_TERMINAL_PROMPT": "0", "NO_COLOR": "1", "TMPDIR": self._scratch}
         return env | {key: str(value) for key, value in order.task.env.items()}
 
     def _commit_work(self, lease: Lease, place: Place) -> None:
@@ -215,14 +233,21 @@ class Attempt:
         order, place, lease = self.order, self._workspace, self._lease
         facts: dict[str, Any] = {}
         if place is not None and place.repository is not None:
-            with self._phase("artifacts"), suppress(GitFailed):
-                facts = self._changes(place)
+            with self._phase("artifacts"):
+                facts = self._artifacts(place)
         return Outcome(
             order.task.id, work.status, order.attempt, work.error, work.kind, work.exit_code, order.runner_id,
             lease.token if lease else None, order.path, order.branch if place else "", place.base if place else "",
             started=self._started, ended=time.time(), waited=lease.record.waited_seconds if lease else 0.0,
             concurrent=self._concurrent, phases=dict(self._phases), usage=dict(self._usage), **facts,
         )  # fmt: skip
+
+    def _artifacts(self, place: workspace.Workspace) -> dict[str, Any]:
+        try:
+            return self._changes(place)
+        except (GitFailed, OSError) as error:  # the work is on its branch all the same
+            self._tell("error.recorded", error=f"the changes could not be recorded: {error}")
+            return {}
 
     def _changes(self, place: workspace.Workspace) -> dict[str, Any]:
         """What the branch has over its base, and the diff as a file."""
@@ -275,7 +300,10 @@ class Attempt:
             self._usage[key] = max(known, value) if key.startswith("max_") else known + value
 
     def _sample(self) -> None:
-        sample = self._sampler.look()
+        try:
+            sample = self._sampler.look()
+        except OSError:
+            return  # out of descriptors: no reason to stop beating
         self._usage["max_memory_mb"] = max(self._usage.get("max_memory_mb", 0.0), sample.memory_mb)
         self._tell("resources.sampled", cpu_percent=sample.cpu_percent, memory_mb=sample.memory_mb)
 

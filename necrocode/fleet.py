@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from necrocode import journal, process
+from necrocode import journal, process, scratch
 from necrocode.errors import NecrocodeError, StateUnreadable, StateUnusable
 from necrocode.hand import Hand
 from necrocode.launcher import alone
@@ -292,6 +292,7 @@ class Fleet:
         why = ("its runner died", "lost")
         lost = Outcome(task_id, Status.LOST, number, *why, runner_id=running.runner_id, ended=time.time())
         write_result(running.folder, lost)
+        scratch.remove(running.folder)
         self._tell("attempt.lost", task_id, attempt=number)
 
     def _look_after(self, task_id: str) -> None:

@@ -79,13 +79,26 @@ class Plan(NamedTuple):
     def _base(self, task: Task, done: Mapping[str, Outcome]) -> str:
         """The branches of those it comes after, and of those that had its files before it in this run, merged: two
         tasks that want the same file are put in line, and the second one builds on what the first one did."""
-        wanted = [claim for claim in self.claims[task.id] if claim.family == "file"]
-        before = [one.id for one in self.tasks if one.id in task.after or self._meets(wanted, one.id)]
-        outcomes = (done[other] for other in before if other in done and other != task.id)
-        tips = [f"refs/heads/{outcome.branch}" for outcome in outcomes if outcome.ok and outcome.commits]
+        tips = list(dict.fromkeys(self._tips(task, done, set())))
         if not tips:
             return self.base
         return tips[0] if len(tips) == 1 else git.merge(tips, cwd=self.repository, message=f"Base of {task.id}")
+
+    def _tips(self, task: Task, done: Mapping[str, Outcome], seen: set[str]) -> Iterator[str]:
+        """Where the work of those before it is. One that left no commit passes on what it was itself built on."""
+        wanted = [claim for claim in self.claims[task.id] if claim.family == "file"]
+        for other in self.tasks:
+            outcome = done.get(other.id)
+            if outcome is None or not outcome.ok or other.id == task.id or other.id in seen:
+                continue
+            if other.id in task.after or self._meets(wanted, other.id):
+                seen.add(other.id)
+                if outcome.commits:
+                    yield f"refs/heads/{outcome.branch}"
+                elif outcome.base and outcome.base != self.base:
+                    yield outcome.base
+                elif not outcome.branch:
+                    yield from self._tips(other, done, seen)
 
     def _meets(self, wanted: Sequence[Claim], other: str) -> bool:
         return any(conflict(claim, theirs) for claim in wanted for theirs in self.claims[other])

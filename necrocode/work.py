@@ -11,8 +11,7 @@ from typing import NamedTuple, Protocol
 from necrocode import process
 from necrocode.errors import ConfigError
 from necrocode.outcome import Status
-from necrocode.playbook import Conditions
-from necrocode.statedir import told
+from necrocode.playbook import Conditions, substituted
 from necrocode.task import Argv, Step, Task
 from necrocode.workspace import Workspace
 
@@ -66,7 +65,7 @@ def worker_for(task: Task, agent: Argv = ()) -> Worker:
     if task.command:
         return lambda place: run_command(place, task.command)
     if task.playbook:
-        return lambda place: run_playbook(place, task.playbook)
+        return lambda place: run_playbook(place, task.playbook, fill=True)
     if agent:
         return lambda place: run_command(place, filled(agent, place))
     raise ConfigError(
@@ -77,7 +76,8 @@ def worker_for(task: Task, agent: Argv = ()) -> Worker:
 
 def filled(template: Sequence[str], place: Place) -> Argv:
     """An agent's argv: `{prompt}`, `{workspace}`, `{branch}`, `{task_id}` and `{title}` are replaced, in one pass
-    and inside their own argument, so that no text of a prompt can become an option or meet a shell."""
+    and inside their own argument, so that no text of a prompt is expanded again or meets a shell. A text that
+    would begin its argument with a dash gets a space before it, so that it cannot become an option."""
     values = {
         "{prompt}": place.task.prompt,
         "{workspace}": str(place.workspace.path),
@@ -89,12 +89,14 @@ def filled(template: Sequence[str], place: Place) -> Argv:
 
 
 def _replaced(argument: str, values: Mapping[str, str]) -> str:
-    parts, at = [], 0
+    parts: list[str] = []
+    at = 0
     while at < len(argument):
         key = next((key for key in values if argument.startswith(key, at)), None)
         parts.append(values[key] if key else argument[at])
         at += len(key) if key else 1
-    return "".join(parts)
+    text = "".join(parts)
+    return f" {text}" if text.startswith("-") and not argument.startswith("-") else text
 
 
 def run_command(
@@ -104,14 +106,32 @@ def run_command(
     left = _left(place.deadline, timeout)
     if left is not None and left <= 0:
         return Work(Status.TIMED_OUT, "no time was left for it", "timeout")
+    if unfit := _unfit(argv, place.task):
+        return Work(Status.FAILED, f"{argv[0]} cannot be given {unfit}", "not_executable", 126)
     limits = process.Limits(total=left, silent=silent or place.task.silent_timeout, grace=place.grace)
-    with told(place.folder):
+    try:
         ended = process.run(
             argv, cwd=place.workspace.path, env=place.env, marker=place.marker, limits=limits, stop=place.stop,
             stdout=place.folder / f"{log}stdout.log", stderr=place.folder / f"{log}stderr.log",
             pass_fds=place.pass_fds, on_line=place.on_line,
         )  # fmt: skip
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return Work(Status.FAILED, f"{argv[0]} could not be started: {where}{error.strerror}", "start")
     return judged(argv, ended)
+
+
+def _unfit(argv: Argv, task: Task) -> str:
+    """What no program can be given, "" when there is nothing of it."""
+    texts = {"arguments": argv, "an environment": [part for pair in task.env.items() for part in pair]}
+    for what, parts in texts.items():
+        if any("\0" in part for part in parts):
+            return f"{what} with a NUL character"
+        try:
+            os.fsencode("".join(parts))
+        except UnicodeEncodeError:
+            return f"{what} with half a surrogate pair"
+    return next((f"a variable named {name!r}" for name in task.env if not name or "=" in name), "")
 
 
 def _left(deadline: float | None, timeout: float | None) -> float | None:
@@ -124,9 +144,9 @@ def judged(argv: Argv, ended: process.Ended) -> Work:
     usage = {"cpu_seconds": ended.cpu_seconds, "max_rss_mb": ended.max_rss_mb, "seconds": ended.seconds}
     name = os.path.basename(argv[0])
     if ended.why == "not_found":
-        return Work(Status.FAILED, f"{argv[0]}: command not found", "not_found", 127, usage)
+        return Work(Status.FAILED, f"{argv[0]}: command not found{_words(argv, ended)}", "not_found", 127, usage)
     if ended.why == "not_executable":
-        return Work(Status.FAILED, f"{argv[0]}: cannot be executed", "not_executable", 126, usage)
+        return Work(Status.FAILED, f"{argv[0]}: cannot be executed{_words(argv, ended)}", "not_executable", 126, usage)
     if ended.why == "stopped":
         return Work(
             Status.CANCELLED, f"{name} was stopped after {ended.seconds:.1f} s", "stopped", ended.exit_code, usage
@@ -143,19 +163,48 @@ def judged(argv: Argv, ended: process.Ended) -> Work:
     return Work(Status.DONE, exit_code=0, usage=usage)
 
 
-def run_playbook(place: Place, steps: Sequence[Step], facts: Mapping[str, object] | None = None) -> Work:
+def _words(argv: Argv, ended: process.Ended) -> str:
+    """The system's own words, without the name that was just told."""
+    said = ended.error.removeprefix(f"{argv[0]}: ")
+    return f" ({said})" if said else ""
+
+
+def run_playbook(
+    place: Place, steps: Sequence[Step], facts: Mapping[str, object] | None = None, *, fill: bool = False
+) -> Work:
     """The steps in order. One whose condition is false is passed over; one that fails is tried again as often as it
-    says, and then ends the playbook unless it may fail."""
-    conditions = Conditions({**dict(place.env), **(facts or {})})
+    says, and then ends the playbook unless it may fail. When the time of the whole is over, so is the playbook.
+
+    Conditions know the environment, the task's `prompt`, `title`, `branch`, `task_id` and `workspace`, and `facts`;
+    with `fill`, every `${name}` in a command is one of them too. Raises PlaybookExecutionError for text that cannot
+    be understood."""
+    variables = {**place.env, **_known(place), **(facts or {})}
+    conditions = Conditions(variables)
     used: dict[str, float] = {}
     for number, step in enumerate(steps, 1):
         if step.condition is not None and not conditions.hold(step.condition):
             continue
-        work = _tried(place, step, number)
-        used = {key: used.get(key, 0.0) + value for key, value in work.usage.items()}
-        if not work.ok and (step.fail_fast or work.status is Status.CANCELLED):
+        argv = tuple(substituted(part, variables) for part in step.command) if fill else step.command
+        work = _tried(place, step._replace(command=argv), number)
+        used = _added(used, work.usage)
+        over = place.deadline is not None and time.monotonic() >= place.deadline
+        if not work.ok and (step.fail_fast or over or work.status is Status.CANCELLED):
             return work._replace(error=f"step {step.name!r}: {work.error}", usage=used)
     return Work(usage=used)
+
+
+def _known(place: Place) -> dict[str, object]:
+    task, workspace = place.task, place.workspace
+    facts = {"prompt": task.prompt, "title": task.title, "task_id": task.id}
+    return {**facts, "branch": workspace.branch, "workspace": str(workspace.path)}
+
+
+def _added(used: Mapping[str, float], more: Mapping[str, float]) -> dict[str, float]:
+    """Both together: what is a most stays one, the rest adds up."""
+    return {
+        key: (max if key.startswith("max_") else float.__add__)(used.get(key, 0.0), more.get(key, 0.0))
+        for key in {**used, **more}
+    }
 
 
 def _tried(place: Place, step: Step, number: int) -> Work:
