@@ -27,9 +27,11 @@ logger = logging.getLogger(__name__)
 class Desk(FileLedger):
     """A ledger that meets conflicts as the configuration says. Without `slot` it takes none: `degrade`.
 
-    `trouble` is what the state directory answered when it could not be used."""
+    `alone` tells that nobody else sees it; `trouble` is what the state directory answered when it could not be
+    used for a registration."""
 
     slot = True
+    alone = False
     trouble: StateUnusable | GateTimeout | None = None
 
     def __init__(self, state: StateDir | Path | None, on_conflict: strategy.OnConflict) -> None:
@@ -62,7 +64,7 @@ def opened(config: RunnerConfig) -> Iterator[Desk]:
     try:
         desk = Desk(config.coordination_dir, config.on_conflict)
     except StateUnusable as trouble:
-        if config.max_parallel_runners is not None and not config.degrade:
+        if not may_go_alone(config):
             raise
         with alone(config, trouble) as desk:
             yield desk
@@ -70,13 +72,18 @@ def opened(config: RunnerConfig) -> Iterator[Desk]:
         yield desk
 
 
+def may_go_alone(config: RunnerConfig) -> bool:
+    """Whether a run may go on when the coordination directory cannot be used: never past a limit unasked."""
+    return config.degrade or config.max_parallel_runners is None
+
+
 @contextmanager
 def alone(config: RunnerConfig, trouble: StateUnusable | GateTimeout) -> Iterator[Desk]:
     """A desk that nobody else sees, for one run without coordination; `trouble` says why."""
     logger.warning("running without coordination: %s", trouble)
-    with tempfile.TemporaryDirectory(prefix="necrocode-alone-") as folder:
+    with tempfile.TemporaryDirectory(prefix="necrocode-alone-", ignore_cleanup_errors=True) as folder:
         desk = Desk(Path(folder) / "state", config.on_conflict)
-        desk.trouble = trouble
+        desk.alone = True
         yield desk
 
 

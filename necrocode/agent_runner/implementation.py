@@ -16,7 +16,7 @@ from necrocode.agent_runner.models import ImplementationResult, TaskContext, Tes
 from necrocode.agent_runner.monitor import ResourceMonitor
 from necrocode.agent_runner.resources import Place as Names
 from necrocode.agent_runner.task_executor import answered
-from necrocode.errors import LeaseLost, NecrocodeError
+from necrocode.errors import GateTimeout, LeaseLost, NecrocodeError, StateUnusable
 from necrocode.outcome import Outcome, Status
 from necrocode.work import Place, Work
 
@@ -123,7 +123,11 @@ class Implementation:
         lease = self._desk.find(self._order.runner_id)
         if lease is None:
             raise LeaseLost(self._order.runner_id, ours=None)
-        strategy.extend(self._desk, lease, claims, "warn")
+        try:
+            strategy.extend(self._desk, lease, claims, "warn")
+        except (GateTimeout, StateUnusable) as trouble:
+            # Only others' knowledge of it is missing: that must not cost the work.
+            logger.warning("%s: its changed files could not be claimed: %s", self._order.runner_id, trouble)
 
     def told(self, outcome: Outcome) -> ImplementationResult | None:
         """The executor's result with what git knows better: the diff and the files."""

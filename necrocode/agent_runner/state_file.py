@@ -15,11 +15,13 @@ class StateFile:
     """`path`, or `<coordination directory>/runs/<runner id>/state.json`."""
 
     def __init__(self, path: Path | None, root: Path | None, runner_id: str) -> None:
+        self._is_ours = path is None
         self.path = path.expanduser() if path else (root or default_root()) / "runs" / runner_id / "state.json"
 
     def save(self, snapshot: RunnerStateSnapshot) -> None:
         """Raises OSError; the old state stays then."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        # Below the coordination directory only what it made itself: a directory that it refused stays untouched.
+        self.path.parent.mkdir(parents=not self._is_ours, exist_ok=True)
         draft = self.path.with_name(f".{self.path.name}.{os.getpid()}.{os.urandom(3).hex()}")
         try:
             put(draft, snapshot.to_json().encode() + b"\n")

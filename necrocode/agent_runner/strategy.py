@@ -41,21 +41,22 @@ def enter(
 
     `on_wait` hears what is waited for. Raises what `register` does."""
 
+    def waiting(refusal: Refused) -> None:
+        conflict = isinstance(refusal, ResourceConflictError)
+        if not (on_conflict == "wait" or (on_conflict is None and wait) if conflict else wait):
+            raise refusal
+        if on_wait:
+            on_wait(refusal)
+
     deadline = None if timeout is None else time.monotonic() + timeout
     while True:
+        left = None if deadline is None else max(0.0, deadline - time.monotonic())
         try:
-            return register(request)
-        except Refused as refusal:
-            conflict = isinstance(refusal, ResourceConflictError)
-            if conflict and on_conflict == "warn" and refusal.reason != "duplicate":
-                request = request._replace(claims=without_taken(ledger, request.claims, refusal))
-                continue
-            if not (on_conflict == "wait" or (on_conflict is None and wait) if conflict else wait):
+            return register(request, wait=wait or on_conflict == "wait", timeout=left, on_wait=waiting)
+        except ResourceConflictError as refusal:
+            if on_conflict != "warn" or refusal.reason == "duplicate":
                 raise
-            if on_wait:
-                on_wait(refusal)
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            return register(request, wait=True, timeout=left)
+            request = request._replace(claims=without_taken(ledger, request.claims, refusal))
 
 
 def extend(
@@ -78,7 +79,7 @@ def extend(
             wanted = without_taken(ledger, wanted, refusal)
 
 
-def without_taken(ledger: FileLedger, claims: tuple[Claim, ...], refusal: Refused) -> tuple[Claim, ...]:
+def without_taken(ledger: FileLedger, claims: tuple[Claim, ...], refusal: ResourceConflictError) -> tuple[Claim, ...]:
     """The claims without those that were refused, told in log and journal; raises the refusal when none can go."""
     taken = {holder.wanted for holder in refusal.blockers if holder.wanted}
     kept = tuple(claim for claim in claims if claim not in taken or claim.family == "workspace")
