@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import necrocode
+from necrocode.agent_runner import ParallelCoordinator
 
 WORKER = Path(__file__).with_name("s2_worker.py")
 
@@ -85,3 +87,17 @@ def race(contenders: list[Runner], calls: list[tuple[Any, ...]]) -> list[Any]:
     for one, call in zip(contenders, calls, strict=True):
         one.ask(*call)
     return [one.answer() for one in contenders]
+
+
+def let_go(coordinator: ParallelCoordinator) -> None:
+    """Free what the test left registered: leases belong to this process, not to the test."""
+    logging.getLogger("necrocode").setLevel(logging.ERROR)
+    for seen in coordinator.ledger.snapshot().runners:
+        coordinator.unregister_runner(seen.record.runner_id)
+    logging.getLogger("necrocode").setLevel(logging.NOTSET)
+
+
+def add(coordinator: ParallelCoordinator, number: int, **more) -> bool:
+    return coordinator.register_runner(
+        f"runner-{number}", f"task-{number}", "spec", Path(f"/tmp/workspace{number}"), **more
+    )

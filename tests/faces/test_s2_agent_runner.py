@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 import os
-import signal
 import threading
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from s2_runners import Runner, Told, race, runners
+from s2_runners import add, let_go, runners
 
 from necrocode.agent_runner import (
     ParallelCoordinator,
@@ -22,7 +20,6 @@ from necrocode.agent_runner import (
     ResourceLimitError,
     RunnerInstance,
 )
-from necrocode.agent_runner.estimate import expected_wait
 from necrocode.errors import ConfigError, LeaseLost
 from necrocode.testing import check, wait_for
 
@@ -38,20 +35,6 @@ def coordinator(state: Path):
     yield made
     let_go(made)
     assert check(state)
-
-
-def let_go(coordinator: ParallelCoordinator) -> None:
-    """Free what the test left registered: leases belong to this process, not to the test."""
-    logging.getLogger("necrocode").setLevel(logging.ERROR)
-    for seen in coordinator.ledger.snapshot().runners:
-        coordinator.unregister_runner(seen.record.runner_id)
-    logging.getLogger("necrocode").setLevel(logging.NOTSET)
-
-
-def add(coordinator: ParallelCoordinator, number: int, **more) -> bool:
-    return coordinator.register_runner(
-        f"runner-{number}", f"task-{number}", "spec", Path(f"/tmp/workspace{number}"), **more
-    )
 
 
 # ---- what the document's own tests assert (numbers as in its list)
@@ -409,230 +392,3 @@ def test_conflicts_are_warned_about_and_recorded(coordinator, state, caplog):
     lines = [json.loads(line) for path in (state / "events").iterdir() for line in path.read_text().split("\n") if line]
     (event,) = [line for line in lines if line["kind"] == "conflict.found"]
     assert (event["runner_id"], event["blockers"]) == ("runner-2", ["runner-1"])
-
-
-# ---- the estimate
-
-
-def test_wait_estimate_from_facts(coordinator, state):
-    """S2-36: as long as leases have lasted so far, less what the oldest has already had."""
-    for number in range(20, 23):
-        add(coordinator, number)
-    held = time.monotonic()
-    wait_for(lambda: time.monotonic() - held > 0.4)
-    for number in range(20, 23):
-        coordinator.unregister_runner(f"runner-{number}")
-    for number in (1, 2, 3):
-        add(coordinator, number)
-    assert 0 < coordinator.get_wait_time() < 30
-
-
-@pytest.mark.parametrize(
-    ("turn", "ages", "observed", "seconds"),
-    [
-        (1, [0.0], [10.0], 10.0),
-        (1, [4.0], [10.0, 20.0, 30.0], 16.0),
-        (1, [15.0], [10.0, 20.0, 30.0], 10.0),
-        (1, [2.0, 8.0], [10.0], 2.0),
-        (2, [2.0, 8.0], [10.0], 8.0),
-        (3, [2.0, 8.0], [10.0], 12.0),
-        (1, [40.0], [10.0, 20.0], math.inf),
-        (1, [40.0, 1.0], [10.0], 9.0),
-        (1, [1.0], [], math.inf),
-        (1, [], [1.0], math.inf),
-    ],
-)
-def test_expected_wait(turn, ages, observed, seconds):
-    """The next slot is that of the lease that should end first; one that outlived all others tells nothing."""
-    assert expected_wait(turn, ages, observed) == seconds
-
-
-# ---- the context
-
-
-def test_the_context_beats_by_itself(state):
-    """S2-16: a body much longer than the heartbeat timeout stays counted, without a call."""
-    coordinator = ParallelCoordinator(state, heartbeat_timeout_seconds=0.6)
-    with ParallelExecutionContext(coordinator, "runner-1", "t", "s", "/tmp/w"):
-        started = time.monotonic()
-        while time.monotonic() - started < 1.5:
-            assert coordinator.get_concurrent_count() == 1
-            time.sleep(0.01)
-
-
-@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit, GeneratorExit])
-def test_the_context_cleans_up_whatever_is_raised(coordinator, error):
-    """S2-17: and the exception passes through."""
-    with pytest.raises(error), ParallelExecutionContext(coordinator, "runner-1", "t", "s", "/tmp/w"):
-        raise error
-    assert coordinator.get_concurrent_count() == 0
-    assert threading.active_count() == 1 or not [t for t in threading.enumerate() if "heartbeat-runner-1" in t.name]
-
-
-def test_the_context_refuses_conflicts(coordinator):
-    """S2-18, S2-20: files and branches are claimed with the registration."""
-    add(coordinator, 1, branches=["fix"])
-    with (
-        pytest.raises(ResourceConflictError) as raised,
-        ParallelExecutionContext(coordinator, "runner-2", "t", "s", "/tmp/w2", branches=["fix/more"]),
-    ):
-        pytest.fail("the body ran")
-    assert raised.value.reason == "branch"
-    assert coordinator.get_concurrent_count() == 1
-
-
-def test_the_context_waits_its_turn(state):
-    """S2-26 for the context: wait= and timeout=."""
-    coordinator = ParallelCoordinator(state, max_parallel_runners=1)
-    with runners(1, state, max_parallel_runners=1) as (other,):
-        assert other.call("register_runner", "other", "t", "s", "/tmp/other")
-        with (
-            pytest.raises(ResourceLimitError),
-            ParallelExecutionContext(coordinator, "runner-1", "t", "s", "/tmp/w", wait=True, timeout=0.05),
-        ):
-            pytest.fail("the body ran")
-        threading.Timer(0.1, other.call, ("unregister_runner", "other")).start()
-        with ParallelExecutionContext(coordinator, "runner-1", "t", "s", "/tmp/w", wait=True, timeout=20) as context:
-            assert context.waited > 0
-            assert coordinator.get_concurrent_count() == 1
-
-
-def test_the_context_tells_that_it_was_lost(state):
-    """S2-57: the body learns it before it writes, and a body that ended well is not believed."""
-    coordinator = ParallelCoordinator(state)
-    told = []
-    context = ParallelExecutionContext(
-        coordinator, "runner-1", "t", "s", "/tmp/w", heartbeat_interval=0.02, on_lost=told.append
-    )
-    with pytest.raises(LeaseLost), context:
-        coordinator.ledger.fence("runner-1")
-        wait_for(lambda: context.lost)
-        with pytest.raises(LeaseLost):
-            context.update_heartbeat_if_needed()
-        with pytest.raises(LeaseLost), context.publishing():
-            pytest.fail("published without a lease")
-    assert len(told) == 1
-    assert coordinator.get_concurrent_count() == 0
-
-
-def test_publishing_gives_the_token(coordinator):
-    """A window in which the registration cannot be revoked."""
-    with (
-        ParallelExecutionContext(coordinator, "runner-1", "t", "s", "/tmp/w") as context,
-        context.publishing() as token,
-    ):
-        assert token == context.token
-
-
-# ---- processes
-
-
-def test_eight_processes_at_a_limit(state):
-    """S2-01, S2-06, S2-07, S2-39: exactly three of eight, every time."""
-    with runners(8, state, max_parallel_runners=3) as contenders:
-        for number in range(20):
-            calls = [("register_runner", f"r{n}", "t", "s", f"/tmp/ws{n}") for n in range(8)]
-            granted = race(contenders, calls)
-            assert sum(granted) == 3, f"round {number}"
-            assert contenders[number % 8].call("get_concurrent_count") == 3
-            assert check(state)
-            for n, one in enumerate(contenders):
-                if granted[n]:
-                    one.call("unregister_runner", f"r{n}")
-
-
-@pytest.mark.parametrize("what", [{"workspace": "/tmp/one"}, {"branches": ["fix"]}, {"files": ["a.py"]}])
-def test_eight_processes_want_the_same(state, what):
-    """S2-02, S2-38: one of eight, whether work space, branch or file; checked and claimed in one step."""
-    what = dict(what)
-    workspace = what.pop("workspace", "/tmp/ws{}")
-    with runners(8, state) as contenders:
-        for number in range(10):
-            for n, one in enumerate(contenders):
-                one.ask("register_runner", f"r{n}", "t", "s", workspace.format(n), **what)
-            granted = [one.answer() for one in contenders]
-            assert sum(granted) == 1, f"round {number}"
-            contenders[granted.index(True)].call("unregister_runner", f"r{granted.index(True)}")
-
-
-def test_one_branch_for_eight_that_update(state):
-    """S2-29: update_resources refuses all but one of eight running processes."""
-    with runners(8, state) as contenders:
-        for n, one in enumerate(contenders):
-            assert one.call("register_runner", f"r{n}", "t", "s", f"/tmp/ws{n}")
-        for n, one in enumerate(contenders):
-            one.ask("update_resources", f"r{n}", branches=["fix"])
-        refused = []
-        for one in contenders:
-            try:
-                one.answer()
-            except Told as told:
-                refused.append(told.kind)
-        assert refused == ["ResourceConflictError"] * 7
-
-
-def test_a_killed_runner_blocks_nobody(state):
-    """S2-13, S2-40: slot, work space and branch are free at once after kill -9, whatever the heartbeat timeout."""
-    with runners(2, state, max_parallel_runners=1) as (doomed, heir):
-        assert doomed.call("register_runner", "r1", "t", "s", "/tmp/ws", ["a.py"], ["fix"])
-        assert heir.call("try_register", "r2", "t", "s", "/tmp/ws")[2] == "workspace"
-        doomed.kill()
-        assert heir.call("get_concurrent_count") == 0
-        assert heir.call("register_runner", "r2", "t", "s", "/tmp/ws", ["a.py"], ["fix"])
-        assert check(state)
-
-
-def test_a_killed_runners_id_may_be_used_again(state):
-    """S2-58: its task can be taken up by another under the same id."""
-    with runners(2, state) as (doomed, heir):
-        assert doomed.call("register_runner", "r1", "t", "s", "/tmp/ws")
-        assert heir.call("try_register", "r1", "t", "s", "/tmp/ws2")[2] == "duplicate"
-        doomed.kill()
-        assert heir.call("register_runner", "r1", "t", "s", "/tmp/ws")
-
-
-def test_a_stopped_runner_loses_its_slot_but_not_its_workspace(state):
-    """S2-57: frozen beyond its timeout; its slot goes on, its work space does not, and it is told."""
-    with runners(2, state, max_parallel_runners=1, heartbeat_timeout_seconds=0.2) as (frozen, other):
-        assert frozen.call("register_runner", "r1", "t", "s", "/tmp/ws", ["a.py"])
-        os.kill(frozen.process.pid, signal.SIGSTOP)
-        wait_for(lambda: other.call("get_concurrent_count") == 0)
-        assert other.call("try_register", "r2", "t", "s", "/tmp/ws")[2] == "workspace"
-        assert other.call("register_runner", "r2", "t", "s", "/tmp/ws2", ["a.py"])
-        os.kill(frozen.process.pid, signal.SIGCONT)
-        with pytest.raises(Told, match="LeaseLost"):
-            frozen.call("update_heartbeat", "r1")
-
-
-def test_time_zones_do_not_matter(state):
-    """A western runner is not taken for dead by an eastern one."""
-    western = Runner(state, env={"TZ": "America/Los_Angeles"})
-    eastern = Runner(state, env={"TZ": "Asia/Tokyo"})
-    try:
-        assert western.call("register_runner", "west", "t", "s", "/tmp/west")
-        assert eastern.call("register_runner", "east", "t", "s", "/tmp/east")
-        assert eastern.call("get_concurrent_count") == 2
-        elapsed = [runner["elapsed_seconds"] for runner in eastern.call("get_status")["runners"]]
-        assert all(0 <= seconds < 60 for seconds in elapsed)
-        western.call("update_heartbeat", "west")
-    finally:
-        western.end()
-        eastern.end()
-
-
-def test_a_new_process_sees_everything(coordinator, state):
-    """S2-10: the state is in the files."""
-    add(coordinator, 1, files=["a.py"], branches=["fix"])
-    with runners(1, state) as (stranger,):
-        (seen,) = stranger.call("get_status")["runners"]
-        assert (seen["runner_id"], seen["files"], seen["branches"]) == ("runner-1", ["a.py"], ["fix"])
-        assert seen["pid"] == os.getpid()
-
-
-def test_nobody_else_can_release(coordinator, state):
-    """Another process can neither renew nor release by id."""
-    add(coordinator, 1)
-    with runners(1, state) as (stranger,):
-        stranger.call("unregister_runner", "runner-1")
-        stranger.call("update_heartbeat", "runner-1")
-    assert coordinator.get_concurrent_count() == 1

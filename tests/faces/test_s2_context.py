@@ -1,0 +1,147 @@
+"""ParallelExecutionContext of S2, and the wait estimate."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from s2_runners import add, let_go, runners
+
+from necrocode.agent_runner import (
+    ParallelCoordinator,
+    ParallelExecutionContext,
+    ResourceConflictError,
+    ResourceLimitError,
+)
+from necrocode.agent_runner.estimate import expected_wait
+from necrocode.errors import LeaseLost
+from necrocode.testing import check, wait_for
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    return tmp_path / "coordination"
+
+
+@pytest.fixture
+def coordinator(state: Path):
+    made = ParallelCoordinator(state, max_parallel_runners=3)
+    yield made
+    let_go(made)
+    assert check(state)
+
+
+# ---- the estimate
+
+
+def test_wait_estimate_from_facts(coordinator, state):
+    """S2-36: as long as leases have lasted so far, less what the oldest has already had."""
+    for number in range(20, 23):
+        add(coordinator, number)
+    held = time.monotonic()
+    wait_for(lambda: time.monotonic() - held > 0.4)
+    for number in range(20, 23):
+        coordinator.unregister_runner(f"runner-{number}")
+    for number in (1, 2, 3):
+        add(coordinator, number)
+    assert 0 < coordinator.get_wait_time() < 30
+
+
+@pytest.mark.parametrize(
+    ("turn", "ages", "observed", "seconds"),
+    [
+        (1, [0.0], [10.0], 10.0),
+        (1, [4.0], [10.0, 20.0, 30.0], 16.0),
+        (1, [15.0], [10.0, 20.0, 30.0], 10.0),
+        (1, [2.0, 8.0], [10.0], 2.0),
+        (2, [2.0, 8.0], [10.0], 8.0),
+        (3, [2.0, 8.0], [10.0], 12.0),
+        (1, [40.0], [10.0, 20.0], math.inf),
+        (1, [40.0, 1.0], [10.0], 9.0),
+        (1, [1.0], [], math.inf),
+        (1, [], [1.0], math.inf),
+    ],
+)
+def test_expected_wait(turn, ages, observed, seconds):
+    """The next slot is that of the lease that should end first; one that outlived all others tells nothing."""
+    assert expected_wait(turn, ages, observed) == seconds
+
+
+# ---- the context
+
+
+def test_the_context_beats_by_itself(state):
+    """S2-16: a body much longer than the heartbeat timeout stays counted, without a call."""
+    coordinator = ParallelCoordinator(state, heartbeat_timeout_seconds=0.6)
+    with ParallelExecutionContext(coordinator, "runner-1", "t", "s", "/tmp/w"):
+        started = time.monotonic()
+        while time.monotonic() - started < 1.5:
+            assert coordinator.get_concurrent_count() == 1
+            time.sleep(0.01)
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit, GeneratorExit])
+def test_the_context_cleans_up_whatever_is_raised(coordinator, error):
+    """S2-17: and the exception passes through."""
+    with pytest.raises(error), ParallelExecutionContext(coordinator, "runner-1", "t", "s", "/tmp/w"):
+        raise error
+    assert coordinator.get_concurrent_count() == 0
+    assert threading.active_count() == 1 or not [t for t in threading.enumerate() if "heartbeat-runner-1" in t.name]
+
+
+def test_the_context_refuses_conflicts(coordinator):
+    """S2-18, S2-20: files and branches are claimed with the registration."""
+    add(coordinator, 1, branches=["fix"])
+    with (
+        pytest.raises(ResourceConflictError) as raised,
+        ParallelExecutionContext(coordinator, "runner-2", "t", "s", "/tmp/w2", branches=["fix/more"]),
+    ):
+        pytest.fail("the body ran")
+    assert raised.value.reason == "branch"
+    assert coordinator.get_concurrent_count() == 1
+
+
+def test_the_context_waits_its_turn(state):
+    """S2-26 for the context: wait= and timeout=."""
+    coordinator = ParallelCoordinator(state, max_parallel_runners=1)
+    with runners(1, state, max_parallel_runners=1) as (other,):
+        assert other.call("register_runner", "other", "t", "s", "/tmp/other")
+        with (
+            pytest.raises(ResourceLimitError),
+            ParallelExecutionContext(coordinator, "runner-1", "t", "s", "/tmp/w", wait=True, timeout=0.05),
+        ):
+            pytest.fail("the body ran")
+        threading.Timer(0.1, other.call, ("unregister_runner", "other")).start()
+        with ParallelExecutionContext(coordinator, "runner-1", "t", "s", "/tmp/w", wait=True, timeout=20) as context:
+            assert context.waited > 0
+            assert coordinator.get_concurrent_count() == 1
+
+
+def test_the_context_tells_that_it_was_lost(state):
+    """S2-57: the body learns it before it writes, and a body that ended well is not believed."""
+    coordinator = ParallelCoordinator(state)
+    told = []
+    context = ParallelExecutionContext(
+        coordinator, "runner-1", "t", "s", "/tmp/w", heartbeat_interval=0.02, on_lost=told.append
+    )
+    with pytest.raises(LeaseLost), context:
+        coordinator.ledger.fence("runner-1")
+        wait_for(lambda: context.lost)
+        with pytest.raises(LeaseLost):
+            context.update_heartbeat_if_needed()
+        with pytest.raises(LeaseLost), context.publishing():
+            pytest.fail("published without a lease")
+    assert len(told) == 1
+    assert coordinator.get_concurrent_count() == 0
+
+
+def test_publishing_gives_the_token(coordinator):
+    """A window in which the registration cannot be revoked."""
+    with (
+        ParallelExecutionContext(coordinator, "runner-1", "t", "s", "/tmp/w") as context,
+        context.publishing() as token,
+    ):
+        assert token == context.token
