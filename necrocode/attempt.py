@@ -136,8 +136,9 @@ class Attempt:
             self._use(work)
             if work.ok and self.order.task.verify:
                 with self._phase("verify"):
-                    work = verify(place, self.order.task.verify)
-                self._use(work)
+                    verdict = verify(place, self.order.task.verify)
+                self._use(verdict)
+                work = work if verdict.ok else verdict
             if work.ok and place.workspace.mode != "none":
                 with self._phase("commit"):
                     self._commit_work(lease, place)
