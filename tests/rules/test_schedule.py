@@ -1,6 +1,6 @@
 """The scheduler by tables, and against a slow reference that decides everything anew each time."""
 
-import time
+import sys
 
 import pytest
 from hypothesis import given, settings
@@ -557,16 +557,26 @@ def test_equal_to_the_slow_reference_at_every_step(run, steps):
     ids=["none", "one", "few", "all now and then", "globs now and then"],
 )
 def test_cost_grows_with_the_number_of_tasks_not_with_its_square(claims):
-    def seconds(count):
-        begin = time.process_time()
-        schedule, running = Schedule([Entry(f"t{n}", claims=claims(n)) for n in range(count)], 8), []
-        while not schedule.is_over:
-            running += started(schedule.orders(0))
-            schedule.finished(running.pop(0), None, 0)
-        return time.process_time() - begin
+    """Counted in function calls, so that a busy machine changes nothing."""
 
-    small, large = min(seconds(250) for _ in range(3)), seconds(2000)
-    assert large < 30 * small + 0.2  # 8 times as many; a quadratic one takes 64 times as long
+    def calls(count):
+        made = 0
+
+        def count_call(frame, event, argument):
+            nonlocal made
+            made += event in ("call", "c_call")
+
+        schedule, running = Schedule([Entry(f"t{n}", claims=claims(n)) for n in range(count)], 8), []
+        sys.setprofile(count_call)
+        try:
+            while not schedule.is_over:
+                running += started(schedule.orders(0))
+                schedule.finished(running.pop(0), None, 0)
+        finally:
+            sys.setprofile(None)
+        return made
+
+    assert calls(800) < 16 * calls(100)  # 8 times as many; a quadratic one makes 64 times as many calls
 
 
 # The plan
