@@ -31,7 +31,7 @@ from necrocode.work import Place, Work
 AGENT = (
     sys.executable,
     "-c",
-    "import json, os, pathlib, sys; pathlib.Path('agent.json').write_text(json.dumps([sys.argv[1:], dict(os.environ)]))",
+    "import json, os, sys; json.dump([sys.argv[1:], dict(os.environ)], open('agent.json', 'w'))",
 )
 
 
@@ -231,7 +231,8 @@ def test_the_environment_says_who_and_where_and_nothing_of_ours(desk: Desk, monk
     deadline = float(ours.pop("DEADLINE"))
     assert 0 < deadline - time.time() <= 61
     assert ours == {
-        "RUN_ID": desk.run, "TASK": "t", "ATTEMPT": "1", "RUNNER": order.runner_id, "LEASE": order.runner_id, "BRANCH": order.branch,
+        "RUN_ID": desk.run, "TASK": "t", "ATTEMPT": "1", "RUNNER": order.runner_id, "LEASE": order.runner_id,
+        "BRANCH": order.branch,
         "TOKEN": str(outcome.token), "WORKSPACE": order.path, "PORTS": "8123,8124",
         "STATE_DIR": str(desk.ledger.state.root),
     }  # fmt: skip
@@ -385,8 +386,10 @@ def test_a_base_that_does_not_exist_fails_the_attempt(desk: Desk) -> None:
 
 def test_a_playbook_passes_over_tries_again_and_is_filled_in(desk: Desk) -> None:
     steps = (
-        Step("skip", ("touch", "skipped"), condition="COLOUR == red"),
-        Step("take", ("sh", "-c", 'echo "$0" "$1"', "${COLOUR}", "${task_id}:$HOME:$(x)"), condition="COLOUR == blue"),
+        Step("skip", ("touch", "skipped"), condition="COLOUR == 'red'"),
+        Step(
+            "take", ("sh", "-c", 'echo "$0" "$1"', "${COLOUR}", "${task_id}:$HOME:$(x)"), condition="COLOUR == 'blue'"
+        ),
         Step("again", ("sh", "-c", "echo x >> tries; test $(wc -l < tries) -ge 3"), retry_count=5),
         Step("may fail", ("false",), fail_fast=False),
         Step("last", ("touch", "${workspace}/last")),
