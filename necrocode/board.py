@@ -23,17 +23,18 @@ KEEP_SECONDS = 30 * 86400.0
 RECENT_SECONDS = 24 * 3600.0
 
 _RUNNERS = (
-    Column("RUNNER", 99, 12), Column("PID", 50, right=True), Column("TASK", 80, 8), Column("SPEC", 10),
-    Column("BRANCH", 40, 10), Column("BEAT", 90, right=True), Column("AGE", 70, right=True),
-    Column("WORKSPACE", 30, 12), Column("HOLDS", 85, 12),
+    Column("RUNNER", 99, 20, tail=True), Column("PID", 50, right=True), Column("TASK", 20, 12), Column("SPEC", 10, 8),
+    Column("BRANCH", 40, 20, tail=True), Column("BEAT", 90, right=True), Column("AGE", 70, right=True),
+    Column("WORKSPACE", 30, 24, tail=True), Column("HOLDS", 85, 16),
 )  # fmt: skip
 _WAITING = (
-    Column("WAITING", 99, 12), Column("FOR", 90, 14), Column("HELD BY", 95, 12), Column("SINCE", 80, right=True),
-    Column("POSITION", 70), Column("PID", 20, right=True), Column("TASK", 40, 8), Column("SPEC", 10),
+    Column("WAITING", 99, 16, tail=True), Column("FOR", 90, 16), Column("HELD BY", 95, 16, tail=True),
+    Column("SINCE", 80, right=True), Column("POSITION", 70), Column("PID", 20, right=True), Column("TASK", 40, 12),
+    Column("SPEC", 10, 8),
 )  # fmt: skip
 _FINISHED = (
     Column("FINISHED", 99, 12), Column("ENDED", 95), Column("TIME", 60, right=True), Column("AGO", 70, right=True),
-    Column("RUN", 80), Column("TRY", 20, right=True), Column("ERROR", 90, 16),
+    Column("RUN", 80, 6), Column("TRY", 20, right=True), Column("ERROR", 90, 16),
 )  # fmt: skip
 _STYLES = {"done": "green", "failed": "red", "timed_out": "red", "lost": "red", "cancelled": "yellow"}
 _CONFLICTS = ("lease.queued", "lease.refused", "conflict.found", "conflict.avoided", "deadlock.found", "lease.fenced")
@@ -173,19 +174,24 @@ def _who(record: RunnerInstance) -> dict[str, Any]:
 
 def lines(board: Board, width: int, *, colored: bool = False, height: int | None = None) -> list[str]:
     """The board for a screen of `width` columns; in at most `height` lines, the most important ones, when given."""
+    from textwrap import wrap
+
     if board.snapshot is None:
         return [f"no state directory at {board.root} yet: nothing has ever run there"]
     room = _Room(height, board)
     parts: list[list[str]] = [[fit(_headline(board), width)]]
-    parts[0] += [styled(fit(line, width), "red", colored) for line in _problems(board.snapshot)][: room.problems]
+    told = [
+        line for problem in _problems(board.snapshot) for line in wrap(clean(problem), width, subsequent_indent="  ")
+    ]
+    parts[0] += [styled(line, "red", colored) for line in told][: room.problems]
     runners = sorted(board.snapshot.runners, key=lambda seen: (_is_well(seen), seen.record.start_time))
     parts.append(_cut(_RUNNERS, [_runner_row(seen, board) for seen in runners], room.runners, width, colored))
     waiting = [_waiter_row(waiter, board) for waiter in board.snapshot.waiting]
     parts.append(_cut(_WAITING, waiting, room.waiting, width, colored))
     finished = [_finished_row(event, board.at) for event in reversed(board.finished)]
     parts.append(_cut(_FINISHED, finished[: room.finished], room.finished, width, colored))
-    told = [fit(_told(event), width) for event in reversed(board.conflicts)][: room.conflicts]
-    parts.append([styled("CONFLICTS", "bold", colored), *told] if told else [])
+    conflicts = [fit(_told(event), width) for event in reversed(board.conflicts)][: room.conflicts]
+    parts.append([styled("CONFLICTS", "bold", colored), *conflicts] if conflicts else [])
     parts.append([fit(_footer(board), width)])
     return [line for part in parts if part for line in ["", *part]][1:]
 
@@ -233,13 +239,13 @@ def _problems(snapshot: Snapshot | Nobody) -> Iterator[str]:
     for seen in snapshot.runners:
         name, silent = seen.record.runner_id, duration(seen.silent or 0.0)
         if seen.liveness == "dead":
-            yield f"! {name}: its process has ended; the lease goes with the next move, or `necrocode gc --yes`"
+            yield f"! {name} is dead; the next move takes its lease away, or: necrocode gc --yes"
         elif seen.state == "fenced":
-            yield f"! {name}: fenced, but still alive: its workspace and branch stay held; necrocode stop {name}"
+            yield f"! {name} is fenced but alive: necrocode stop {name} (until then it keeps workspace and branch)"
         elif seen.liveness == "silent":
-            yield f"! {name}: alive, but no heartbeat for {silent}; necrocode stop {name}"
+            yield f"! {name} gave no heartbeat for {silent}: necrocode stop {name}"
     for name in snapshot.unreadable:
-        yield f"! {name}: cannot be read; necrocode doctor"
+        yield f"! {name} cannot be read: necrocode doctor"
 
 
 def _is_well(seen: Sighting) -> bool:
@@ -254,7 +260,7 @@ def _runner_row(seen: Sighting, board: Board) -> Row:
     task = record.task_id or record.details.get("command", "")
     age = duration(board.at - record.start_time.timestamp())
     cells = (
-        record.runner_id, str(record.holder.pid) if record.holder else "", task, record.spec_name, branch,
+        record.runner_id, str(record.holder.pid) if record.holder else "", task, _spec(record), branch,
         f"{state}!" if state == "dead" else f"{beat} {state}!" if state else beat, age,
         _home(record.workspace_path), " ".join(_held(record.claims)) + ("" if record.slot else " (no slot)"),
     )  # fmt: skip
@@ -267,6 +273,11 @@ def _held(claims: Sequence[Claim]) -> list[str]:
     return [str(claim).replace("file:", "", 1) for claim in others]
 
 
+def _spec(record: RunnerInstance) -> str:
+    # A task that names none counts by its run, which stands in the runner's id already.
+    return "" if record.spec_name == record.details.get("run_id") else record.spec_name
+
+
 def _waiter_row(waiter: Waiting, board: Board) -> Row:
     record = waiter.record
     since = duration(board.at - record.start_time.timestamp()) if not waiter.adding else ""
@@ -274,7 +285,7 @@ def _waiter_row(waiter: Waiting, board: Board) -> Row:
     cells = (
         record.runner_id, wish(waiter), held_by(waiter), since, place,
         str(record.holder.pid) if record.holder else "", record.task_id or record.details.get("command", ""),
-        record.spec_name,
+        _spec(record),
     )  # fmt: skip
     return Row(cells, "red" if waiter.liveness == "dead" else "")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -15,8 +16,9 @@ from necrocode.ledger.snapshot import Sighting, Snapshot, Waiting
 from necrocode.lookup import Found
 from necrocode.order import read_result
 from necrocode.outcome import Outcome
-from necrocode.screen import duration
+from necrocode.screen import counted, duration
 
+_COMMIT = re.compile(r"[0-9a-f]{40,64}")
 _QUIET = ("resources.sampled", "phase.finished", "lease.published", "artifacts.recorded")
 """Events that a story can be told without."""
 
@@ -41,8 +43,16 @@ def explain(ledger: FileLedger, found: Found) -> Answer:
     if found.runner_id:
         story = journal.story(ledger.state.events, runner_id=found.runner_id)
         return _of_runner(snapshot, found, found.runner_id, story) or _gone(found, story)
-    story = journal.story(ledger.state.events, task_id=found.task_id, run_id=found.run_id)
+    story = [event for event in journal.read(ledger.state.events) if _is_about(event, found)]
     return _of_task(ledger, snapshot, found, story)
+
+
+def _is_about(event: Event, found: Found) -> bool:
+    if event.run_id == found.run_id and event.task_id == found.task_id:
+        return True
+    # What the ledger tells knows the runner, not its run.
+    name, mark, number = event.runner_id.rpartition(".")
+    return bool(mark) and name == f"{found.run_id}.{found.task_id}" and number.isdigit()
 
 
 def told(event: Event) -> str:
@@ -58,6 +68,8 @@ def worth_telling(story: tuple[Event, ...]) -> list[Event]:
 def _short(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.3g}"
+    if isinstance(value, str) and _COMMIT.fullmatch(value):
+        return value[:10]
     return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
@@ -155,8 +167,8 @@ def _how_it_ended(outcome: Outcome) -> Iterator[str]:
     if outcome.error:
         yield f"because: {outcome.error}"
     if outcome.commits:
-        changed = f"{len(outcome.files_changed)} files, +{outcome.lines_added} -{outcome.lines_removed}"
-        yield f"{len(outcome.commits)} commits on {outcome.branch}: {changed}"
+        changed = f"{counted(len(outcome.files_changed), 'file')}, +{outcome.lines_added} -{outcome.lines_removed}"
+        yield f"{counted(len(outcome.commits), 'commit')} on {outcome.branch}: {changed}"
     if outcome.waited >= 0.05:
         yield f"waited {duration(outcome.waited)} for what others held"
 

@@ -15,12 +15,14 @@ _GAP = 2
 
 class Column(NamedTuple):
     """One column of a table. Where room is short, that of the least `importance` is narrowed first, down to `least`
-    characters, and then left out; the most important one always stays."""
+    characters, and then left out; the most important one always stays. `right` is for numbers, aligned and never
+    cut; `tail` keeps the end of what is cut."""
 
     name: str
     importance: int
     least: int = 4
     right: bool = False
+    tail: bool = False
 
 
 class Row(NamedTuple):
@@ -65,16 +67,21 @@ def counted(number: int, noun: str, plural: str = "") -> str:
     return f"{number or 'no'} {noun if number == 1 else plural or noun + 's'}"
 
 
-def fit(text: str, width: int) -> str:
-    """The text, cut with an ellipsis when it is wider than that."""
+def fit(text: str, width: int, *, tail: bool = False) -> str:
+    """The text, cut with an ellipsis when it is wider than that; `tail` keeps its end instead of its beginning."""
     if measured(text) <= width:
         return text
-    kept = ""
-    for char in text:
-        if measured(kept + char) >= width:
+    kept = 0
+    step = -1 if tail else 1
+    left = width - 1
+    for char in text[::step]:
+        left -= measured(char)
+        if left < 0:
             break
-        kept += char
-    return f"{kept}…" if width > 0 else ""
+        kept += 1
+    if width < 1:
+        return ""
+    return f"…{text[len(text) - kept :]}" if tail else f"{text[:kept]}…"
 
 
 def measured(text: str) -> int:
@@ -107,7 +114,7 @@ def _widths(head: Sequence[Column], cells: list[list[str]], shown: Sequence[int]
     widths = {at: max([measured(head[at].name), *(measured(row[at]) for row in cells)]) for at in shown}
     over = sum(widths.values()) + _GAP * (len(widths) - 1) - width
     for at in sorted(shown, key=lambda at: head[at].importance):
-        least = max(measured(head[at].name), head[at].least)
+        least = widths[at] if head[at].right else max(measured(head[at].name), head[at].least)
         taken = min(max(0, over), max(0, widths[at] - least))
         widths[at] -= taken
         over -= taken
@@ -117,7 +124,7 @@ def _widths(head: Sequence[Column], cells: list[list[str]], shown: Sequence[int]
 def _line(head: Sequence[Column], cells: Sequence[str], widths: dict[int, int]) -> str:
     parts = []
     for at, width in widths.items():
-        text = fit(cells[at], width)
+        text = fit(cells[at], width, tail=head[at].tail)
         space = " " * (width - measured(text))
         parts.append(space + text if head[at].right else text + space)
     return (" " * _GAP).join(parts).rstrip()
