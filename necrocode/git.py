@@ -37,7 +37,7 @@ NOBODY = {"NAME": "necrocode", "EMAIL": "necrocode@localhost"}
 """Who signs when the user told git no name: given by environment, never written into a config."""
 
 _SETTINGS = (
-    "core.hooksPath=/dev/null", "core.fsmonitor=false", "core.filesRefLockTimeout=5000", "core.packedRefsTimeout=10000",
+    "core.hooksPath=/dev/null", "core.fsmonitor=false", "core.filesRefLockTimeout=1000", "core.packedRefsTimeout=1000",
     "gc.auto=0", "maintenance.auto=false", "submodule.recurse=false", "protocol.ext.allow=never",
     "advice.addEmbeddedRepo=false",
 )  # fmt: skip

@@ -14,6 +14,7 @@ import re
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -31,6 +32,8 @@ SNAPSHOTS = "refs/necrocode/snap"
 CLONES = "refs/necrocode/clone"
 INCOMING = "refs/necrocode/incoming"
 INCLUDE = ".worktreeinclude"
+STALE_LOCK = 1.5
+"""Seconds after which a lock file on a ref that is ours alone was left by a git that was killed."""
 
 _REASON = re.compile(r"necrocode (?P<holder>.*?)(?: on (?P<branch>.+) from (?P<base>[0-9a-f]{40,64}))?", re.DOTALL)
 _CARRIED = r"^(user\.(name|email)|core\.(autocrlf|eol|safecrlf|symlinks))$"
@@ -206,7 +209,8 @@ def _few(paths: list[str]) -> str:
 def _link(wanted: _Wanted, undo: ExitStack, saved: tuple[str, ...]) -> Workspace:
     tip = git.branch_tip(wanted.branch, cwd=wanted.home)
     with git.repository_mutex(wanted.state_root, wanted.repository) as lock:
-        _drop_broken(wanted.repository)
+        _drop_broken(wanted.repository, wanted.path.name)
+        _drop_stale_lock(wanted.home, wanted.ref)
         _make_room(wanted, lock)
         start, kept = _starting_point(wanted, tip)
         workspace = Workspace(
@@ -270,6 +274,16 @@ def _make_room(wanted: _Wanted, lock: int) -> None:
         _drop_entry(wanted.repository, entry.path, lock)
 
 
+def _drop_stale_lock(home: Path, ref: str) -> None:
+    """Remove the lock that a killed git left on a ref that only we may move: a living git holds one for moments."""
+    lock = home / f"{ref}.lock"
+    until = time.monotonic() + STALE_LOCK
+    while os.path.lexists(lock) and _age(lock) < STALE_LOCK and time.monotonic() < until:
+        time.sleep(0.02)
+    with suppress(FileNotFoundError, NotADirectoryError):
+        lock.unlink()
+
+
 def _mentioned(wanted: _Wanted) -> bool:
     """Whether any work tree may have this place or branch: a look at git's files, to spare a call of git."""
     home = wanted.home
@@ -294,12 +308,24 @@ def _drop_entry(repository: Repository, path: Path, lock: int) -> None:
     git.run("worktree", "remove", "--force", "--force", str(path), cwd=repository.common_dir, keep=(lock,))
 
 
-def _drop_broken(repository: Repository) -> None:
-    """Remove what a killed `git worktree add` of ours left before git itself could list it."""
+def _drop_broken(repository: Repository, name: str = "") -> None:
+    """Remove what a killed `git worktree add` left; call it under the mutex. One such entry can make every git in
+    the repository fail ("failed to read commondir").
+
+    It is ours when its lock says so, or it has the name that we are about to use; a stranger's may still be in the
+    making, so it must have been there for a while."""
     for entry in _entries(repository.common_dir / "worktrees"):
-        whole = all((entry / name).exists() for name in ("gitdir", "HEAD", "commondir"))
-        if not whole and _read(entry / "locked").startswith("necrocode "):
+        if all(_read(entry / part) for part in ("gitdir", "HEAD", "commondir")):
+            continue
+        if _read(entry / "locked").startswith("necrocode ") or entry.name == name or _age(entry) > 60:
             shutil.rmtree(entry, ignore_errors=True)
+
+
+def _age(path: Path) -> float:
+    try:
+        return time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -332,6 +358,8 @@ def _roll_back(workspace: Workspace, tip: str | None, start: str) -> None:
 
 def _clone(wanted: _Wanted, undo: ExitStack, saved: tuple[str, ...]) -> Workspace:
     with git.repository_mutex(wanted.state_root, wanted.repository) as lock:
+        _drop_broken(wanted.repository)
+        _drop_stale_lock(wanted.home, wanted.ref)
         _make_room(wanted, lock)
         tip = git.branch_tip(wanted.branch, cwd=wanted.home)
         start, kept = _starting_point(wanted, tip)
@@ -369,6 +397,7 @@ def _record_clone(wanted: _Wanted) -> None:
     """One annotated tag object is the record: the base it points to, who and where in its message."""
     facts = {"path": str(wanted.path), "branch": wanted.branch, "holder": wanted.holder, "base": wanted.base}
     head = f"object {wanted.base}\ntype commit\ntag necrocode-clone\ntagger necrocode <necrocode@localhost> 0 +0000\n\n"
+    _drop_stale_lock(wanted.home, _clone_ref(wanted.path))
     tag = git.run("hash-object", "-t", "tag", "-w", "--stdin", cwd=wanted.home, input=head + json.dumps(facts) + "\n")
     git.update_ref(_clone_ref(wanted.path), tag.stdout.strip(), cwd=wanted.home)
 
@@ -384,18 +413,23 @@ def collect(workspace: Workspace) -> str:
     Only objects are read from the clone; none of its settings, hooks or filters is used. When the branch at home has
     commits that the clone's has not, they are saved as a snapshot first. Raises GitFailed when the clone has no such
     branch or cannot be read, ConfigError when somebody has the branch checked out at home."""
-    root, branch = workspace.repo.common_dir, f"refs/heads/{workspace.branch}"
     if workspace.mode != "clone":
-        return git.rev_parse(branch, cwd=workspace.path)
-    with _fetched(workspace) as new, git.repository_mutex(workspace.state_root, workspace.repo) as lock:
+        return git.rev_parse(f"refs/heads/{workspace.branch}", cwd=workspace.path)
+    with _fetched(workspace) as tip:
+        return _bring_home(workspace, tip)
+
+
+def _bring_home(workspace: Workspace, new: str) -> str:
+    root, there = workspace.repo.common_dir, _checked_out(workspace)
+    with git.repository_mutex(workspace.state_root, workspace.repo) as lock:
         old = git.branch_tip(workspace.branch, cwd=root)
         if old is not None and git.is_ancestor(new, old, cwd=root):
             return old
-        if there := _checked_out(workspace):
+        if there:
             raise ConfigError(f"branch {workspace.branch} cannot move: it is checked out in {there[0]}")
         if old is not None and not git.is_ancestor(old, new, cwd=root):
             _save_ref(workspace.repo, workspace.path, old)
-        git.update_ref(branch, new, old or "", cwd=root, keep=(lock,))
+        git.update_ref(f"refs/heads/{workspace.branch}", new, old or "", cwd=root, keep=(lock,))
         return new
 
 
@@ -403,22 +437,27 @@ def collect(workspace: Workspace) -> str:
 def _fetched(workspace: Workspace) -> Iterator[str]:
     """The tip of a clone's branch, kept at home under a ref of its own for as long as needed."""
     home = workspace.repo.common_dir
-    ref = f"{INCOMING}/{ref_name(workspace.path)}/{os.getpid()}"
+    ref = f"{_incoming(workspace)}/{os.getpid()}/tip"
     _fetch(workspace, f"+refs/heads/{workspace.branch}:{ref}")
     tip = git.rev_parse(ref, cwd=home)
     try:
         yield tip
     finally:
-        _forget(ref, home)
+        _forget(home, ref)
 
 
-def _forget(ref: str, home: Path) -> None:
-    # Not checked: a git that outlived a killed process may have deleted it first.
-    git.run("update-ref", "-d", ref, cwd=home, check=False)
+def _incoming(workspace: Workspace) -> str:
+    return f"{INCOMING}/{ref_name(workspace.path)}"
+
+
+def _forget(home: Path, *refs: str) -> None:
+    # Not checked: a git that outlived a killed process may have deleted them first.
+    for ref in refs:
+        git.run("update-ref", "-d", ref, cwd=home, check=False)
 
 
 def _checked_out(workspace: Workspace) -> list[Path]:
-    trees = git.work_trees(workspace.repo.common_dir)
+    trees = _listed(workspace.repo, workspace.state_root)
     return [entry.path for entry in trees if entry.branch == workspace.branch]
 
 
@@ -545,24 +584,28 @@ def _preserve_clone(workspace: Workspace) -> tuple[str, ...]:
         return _save_files(workspace, workspace.base, git_dir=workspace.repo.common_dir)
     if len(_read(path / ".git/logs/refs/stash").splitlines()) > 1:
         raise WorkspaceKept(str(path), "it has several stashes, of which only the last could be fetched")
-    saved = []
-    folder = f"{INCOMING}/{ref_name(path)}"
-    tips = {ref: commit for commit, ref in _remote_refs(workspace)}
-    home = collect(workspace) if f"refs/heads/{workspace.branch}" in tips else workspace.base
-    _fetch(workspace, f"+refs/*:{folder}/refs/*", *([f"+HEAD:{folder}/HEAD"] if "HEAD" in tips else []))
-    for incoming, tip in _refs_under(folder, root).items():
-        if not git.is_held(tip, cwd=root, but=f"{INCOMING}/*"):
-            saved.append(_save_ref(workspace.repo, path, tip))
-        _forget(incoming, root)
-    head = tips.get("HEAD", home)
-    # What the runner committed at home, the clone itself does not know.
-    parent = home if git.is_ancestor(head, home, cwd=root) else head
-    return (*saved, *_save_files(workspace, parent, git_dir=workspace.repo.common_dir))
+    with _all_fetched(workspace) as (tips, head):
+        ours = tips.pop(f"refs/heads/{workspace.branch}", None)
+        home = workspace.base if ours is None else _bring_home(workspace, ours)
+        lost = dict.fromkeys(tip for tip in tips.values() if not git.is_held(tip, cwd=root, but=f"{INCOMING}/*"))
+        saved = [_save_ref(workspace.repo, path, tip) for tip in lost]
+        # What the runner committed at home, the clone itself does not know.
+        parent = head if head and not git.is_ancestor(head, home, cwd=root) else home
+        return (*saved, *_save_files(workspace, parent, git_dir=workspace.repo.common_dir))
 
 
-def _remote_refs(workspace: Workspace) -> list[tuple[str, str]]:
-    said = git.run("ls-remote", "--quiet", "--", str(workspace.path), cwd=workspace.repo.common_dir).stdout
-    return [(line.split("\t")[0], line.split("\t")[1]) for line in said.splitlines() if not line.endswith("^{}")]
+@contextmanager
+def _all_fetched(workspace: Workspace) -> Iterator[tuple[dict[str, str], str | None]]:
+    """All refs of a clone by name, a detached HEAD included, and the commit of its HEAD, all kept at home meanwhile."""
+    home, folder = workspace.repo.common_dir, f"{_incoming(workspace)}/{os.getpid()}/"
+    head = _read(workspace.path / ".git" / "HEAD").strip()
+    refspecs = [f"+refs/*:{folder}refs/*", *([] if head.startswith("ref: ") else [f"+HEAD:{folder}HEAD"])]
+    _fetch(workspace, *refspecs)
+    refs = _refs_under(_incoming(workspace), home)
+    tips = {ref.removeprefix(folder): tip for ref, tip in refs.items()}
+    yield tips, tips.get(head.removeprefix("ref: ") if head.startswith("ref: ") else "HEAD")
+    # Not when something failed: then these refs keep what was fetched, and the next attempt clears them.
+    _forget(home, *refs)
 
 
 def _refs_under(folder: str, root: Path) -> dict[str, str]:
@@ -576,12 +619,15 @@ def _save_ref(repository: Repository, path: Path, commit: str) -> str:
 
 def _next_snapshot(repository: Repository, path: Path, save: Callable[[str], Any]) -> str:
     """Save under the first free number; the numbers of one name only grow, whoever else saves at the same time."""
+    number = 0
     for attempt in range(20):
-        ref = f"{SNAPSHOTS}/{ref_name(path)}/{_last_number(repository, path) + 1}"
+        number = max(number, _last_number(repository, path)) + 1
+        ref = f"{SNAPSHOTS}/{ref_name(path)}/{number}"
         try:
             save(ref)
         except GitFailed:
-            if attempt == 19 or git.ref_tip(ref, cwd=repository.common_dir) is None:
+            locked = os.path.lexists(repository.common_dir / f"{ref}.lock")
+            if attempt == 19 or not (locked or git.ref_tip(ref, cwd=repository.common_dir)):
                 raise
         else:
             return ref
@@ -663,13 +709,13 @@ def _discard(workspace: Workspace) -> None:
     except OSError as error:
         raise WorkspaceKept(str(workspace.path), f"it could not be moved aside: {error}") from error
     if workspace.mode == "clone":
-        _forget(_clone_ref(workspace.path), workspace.repo.common_dir)
+        _forget(workspace.repo.common_dir, _clone_ref(workspace.path))
         delete_tree(workspace.path.with_name(_HALF_MADE + workspace.path.name))
     else:
         with git.repository_mutex(workspace.state_root, workspace.repo) as lock:
+            _drop_broken(workspace.repo, workspace.path.name)
             if any(entry.path == workspace.path and _is_ours(entry) for entry in git.work_trees(workspace.repo.common_dir)):
                 _drop_entry(workspace.repo, workspace.path, lock)
-            _drop_broken(workspace.repo)
     if trash is not None:
         delete_tree(trash)
 
@@ -719,7 +765,7 @@ def list_leftovers(repository: Repository, state_root: Path) -> list[Leftover]:
 
 
 def _found(repository: Repository, state_root: Path) -> Iterator[Leftover]:
-    for entry in git.work_trees(repository.common_dir):
+    for entry in _listed(repository, state_root):
         said = _REASON.fullmatch(entry.locked or "")
         if said:
             branch, base = said["branch"] or entry.branch, said["base"] or entry.head
@@ -729,6 +775,15 @@ def _found(repository: Repository, state_root: Path) -> Iterator[Leftover]:
         path, branch = Path(record["path"]), record["branch"]
         workspace = Workspace(path, branch, record["base"], repository, "clone", state_root)
         yield Leftover(workspace, record["holder"], not os.path.lexists(path), False, 0)
+
+
+def _listed(repository: Repository, state_root: Path) -> list[git.Listed]:
+    try:
+        return git.work_trees(repository.common_dir)
+    except GitFailed:
+        with git.repository_mutex(state_root, repository):
+            _drop_broken(repository)
+            return git.work_trees(repository.common_dir)
 
 
 def _judged(left: Leftover) -> Leftover:
