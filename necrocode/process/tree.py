@@ -58,10 +58,12 @@ class Tree:
     def __init__(self, marker: str, leader: Stat | None, *, below: bool = False, adopt: bool = False) -> None:
         self.cpu_seconds = 0.0  # of the orphans reaped so far
         self.groups: frozenset[int] = frozenset()
-        self.reaped = 0  # orphans, so far
+        self.stirring = False  # whether something ended since the look before
         self._marker, self._leader, self._below, self._adopt = marker, leader, below, adopt
         self._known: dict[int, int] = {}
         self._sessions: dict[int, int] = {}
+        self._spared: set[int] = set()
+        self._ended: set[tuple[int, int]] = set()
         if leader:
             self._add(leader, {leader.pid: leader})
 
@@ -80,6 +82,7 @@ class Tree:
 
         `groups` are from then on the process groups that hold nothing but processes of this tree."""
         view = View.now()
+        self._spared = view.spared
         self._forget(view.seen)
         first = view.children.get(os.getpid(), []) if self._below else list(view.seen.values())
         found: dict[int, Stat] = {}
@@ -102,6 +105,15 @@ class Tree:
                 continue
         for process in members:
             who.send(process.pid, process.ticks, signal.SIGKILL)
+
+    def strike(self) -> None:
+        """SIGKILL to each member as soon as it is seen, newest first: hits what goes on by forking and ending,
+        always in a new group, and is gone by the time that a whole look is over."""
+        for pid in sorted(_pids(), reverse=True) if who.proc_is_ours() else ():
+            process = None if self._others(pid) or pid in self._spared else who.stat(pid)
+            near = process and not process.ended and (process.parent == os.getpid() or not self._below)
+            if process and near and self._belongs(process):
+                who.send(pid, process.ticks, signal.SIGKILL)
 
     def _gather(self, todo: list[Stat], view: View, found: dict[int, Stat]) -> None:
         """Add these and all that descend from them."""
@@ -145,17 +157,23 @@ class Tree:
 
     def _reap(self, children: list[Stat]) -> None:
         """Take the statuses of ended orphans, and of nothing that this program itself may be waiting for."""
-        for process in children:
-            if process.ended and process.pid not in leaders and self._adopted(process):
+        ended = {
+            (it.pid, it.ticks): it
+            for it in children
+            if it.ended and it.session != os.getsid(0) and it.pid not in leaders
+        }
+        self.stirring = not ended.keys() <= self._ended
+        self._ended = set(ended)
+        for process in ended.values():
+            if self._adopted(process):
                 try:
                     _, _, usage = os.wait4(process.pid, os.WNOHANG | _WALL)
                 except ChildProcessError:
                     continue
-                self.reaped += 1
                 self.cpu_seconds += usage.ru_utime + usage.ru_stime
 
     def _adopted(self, process: Stat) -> bool:
-        if self._leader is None or process.ticks < self._leader.ticks or process.session == os.getsid(0):
+        if self._leader is None or process.ticks < self._leader.ticks:
             return False
         if self._adopt or self._known.get(process.pid) == process.ticks or process.session in self._sessions:
             return True
@@ -175,25 +193,27 @@ class Ending:
         self._asked_at = 0
         self._pause = 0.001
         self._empty = 0
+        self._last: list[Stat] = []
 
     def step(self, now: float) -> float | None:
         """Do what is due; seconds until the next step, or None when nothing is left or nothing more can be done."""
         if self._tree.gone_for_sure():
             return None
-        before = self._tree.reaped
         left = self._tree.look()
         # Empty twice, since one look can miss what just starts; and nothing may have ended in between, since what
         # forks and ends all the time is rarely seen alive.
-        self._empty = 0 if left or self._tree.reaped > before else self._empty + 1
+        self._empty = 0 if left or self._tree.stirring else self._empty + 1
+        self._last = left or self._last
         if self._empty > 1:
             return None
         if now > self._kill + KILL_WAIT:
-            self.survivors = tuple(sorted(process.pid for process in left))
+            self.survivors = tuple(sorted(process.pid for process in self._last))
             return None
         if now >= self._quiet:
             self._ask(left)
         if now >= self._kill:
             self._tree.kill(left)
+            self._tree.strike()
         return self._next(now)
 
     def _ask(self, left: list[Stat]) -> None:
