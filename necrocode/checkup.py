@@ -1,0 +1,323 @@
+"""The checks of `necrocode doctor`: the machine, the state directory, and what is left lying about in it."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import platform
+import resource
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from necrocode import cleaning, git, journal, process
+from necrocode.errors import NecrocodeError, StateUnreadable, StateUnusable
+from necrocode.ledger.files import FileLedger
+from necrocode.screen import counted, duration
+from necrocode.statedir import UNSHARED, StateDir, filesystem, refuse_remote
+
+_LIBRARIES = {"filelock": (4, 0, 12), "psutil": (5, 9, 8), "pydantic": (2, 7), "click": (8, 1, 7), "rich": (13, 7)}
+_FILES = 1024
+_FREE = 100 << 20
+_PATIENCE = 2.0
+_TRY_LOCK = """\
+import fcntl, sys
+with open(sys.argv[1]) as file:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        sys.exit(3)
+"""
+_HELD = 3
+
+
+class Finding(NamedTuple):
+    """One thing that was looked at: its name, whether it is well, what was seen, and the command that puts it right.
+
+    `mend` does what `doctor --fix` may do by itself."""
+
+    name: str
+    ok: bool
+    said: str
+    fix: str = ""
+    mend: Callable[[], object] | None = None
+
+
+def check(root: Path, where: Path) -> Iterator[Finding]:
+    """All findings for the state directory at `root`, and for the repository at `where`. Only looks."""
+    yield Finding("python", True, f"{platform.python_version()} on {platform.system()} {platform.release()}")
+    yield from _each("git", _git)
+    yield from _each("libraries", _libraries)
+    yield from _each("descriptors", _descriptors)
+    yield from _each("inotify", _inotify)
+    if not (root / "VERSION").exists():
+        yield from _each("state directory", lambda: _missing(root))
+        return
+    try:
+        state = StateDir(root)
+    except StateUnusable as error:
+        yield Finding("state directory", False, str(error), error.hint, _chmod(root))
+        return
+    yield Finding("state directory", True, f"{root}, format {state.version}")
+    yield from _of_state(state, where)
+
+
+def _of_state(state: StateDir, where: Path) -> Iterator[Finding]:
+    ledger = FileLedger(state, patience=_PATIENCE)
+    for name, look in (
+        ("file system", lambda: _file_system(state)), ("locks", lambda: _locks(state)),
+        ("pipes", lambda: _pipes(state)), ("space", lambda: _space(state)), ("gate", lambda: _gate(state)),
+        ("clock", lambda: _clock(state)), ("settings", lambda: _settings(ledger)),
+        ("records", lambda: _records(ledger)), ("quarantine", lambda: _quarantine(state)),
+        ("leases", lambda: _leases(ledger)), ("left over", lambda: _left_over(ledger, where)),
+    ):  # fmt: skip
+        yield from _each(name, look)
+
+
+def _each(name: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    """The findings of one check; one that cannot even look is a finding too."""
+    try:
+        yield from look()
+    except NecrocodeError as error:
+        yield Finding(name, False, str(error), error.hint)
+    except OSError as error:
+        yield Finding(name, False, f"could not be looked at: {error}")
+
+
+# -- the machine
+
+
+def _git() -> Iterator[Finding]:
+    said = git.run("version", cwd="/").stdout.strip().removeprefix("git version ")
+    version = _numbers(said)
+    oldest = ".".join(map(str, git.OLDEST))
+    if version < git.OLDEST:
+        yield Finding("git", False, f"{said} is too old: {oldest} or newer is needed", "apt install git")
+    else:
+        yield Finding("git", True, f"{said}, with work trees")
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    found = []
+    for part in text.replace("-", ".").split("."):
+        if not part.isdigit():
+            break
+        found.append(int(part))
+    return tuple(found)
+
+
+def _libraries() -> Iterator[Finding]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    told = []
+    for name, least in _LIBRARIES.items():
+        wanted = ".".join(map(str, least))
+        try:
+            found = version(name)
+        except PackageNotFoundError:
+            yield Finding(name, False, "is not installed", f"pip install '{name}>={wanted}'")
+            continue
+        if _numbers(found) < least:
+            yield Finding(name, False, f"{found} is older than {wanted}", f"pip install -U '{name}>={wanted}'")
+        else:
+            told.append(f"{name} {found}")
+    yield Finding("libraries", True, ", ".join(told))
+
+
+def _descriptors() -> Iterator[Finding]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = min(4 * _FILES, hard) if hard != resource.RLIM_INFINITY else 4 * _FILES
+    ok = soft == resource.RLIM_INFINITY or soft >= _FILES
+    yield Finding("descriptors", ok, f"{soft} open files for each process", "" if ok else f"ulimit -n {most}")
+
+
+def _inotify() -> Iterator[Finding]:
+    if sys.platform != "linux":
+        yield Finding("inotify", True, "not on this system; waiters look by themselves")
+        return
+    most = Path("/proc/sys/fs/inotify/max_user_instances").read_text().strip()
+    descriptor = ctypes.CDLL(None, use_errno=True).inotify_init1(os.O_CLOEXEC)
+    if descriptor < 0:
+        fix = "sysctl fs.inotify.max_user_instances=1024"
+        yield Finding("inotify", False, f"all {most} instances are in use: deaths are noticed seconds later", fix)
+        return
+    os.close(descriptor)
+    yield Finding("inotify", True, f"{most} instances for each user")
+
+
+# -- the state directory
+
+
+def _missing(root: Path) -> Iterator[Finding]:
+    above = next(place for place in root.parents if place.exists())
+    refuse_remote(above)
+    try:
+        os.rmdir(tempfile.mkdtemp(prefix=".necrocode-", dir=above))
+    except OSError as error:
+        said = f"{root} cannot be made: {above}: {error.strerror}"
+        yield Finding("state directory", False, said, "choose another one: --state-dir, or NECROCODE_STATE_DIR")
+    else:
+        yield Finding("state directory", True, f"{root} is not there yet, and can be made")
+
+
+def _chmod(root: Path) -> Callable[[], object] | None:
+    found = root.stat()
+    loose = found.st_uid == os.geteuid() and found.st_mode & 0o022
+    return (lambda: root.chmod(0o700)) if loose else None
+
+
+def _file_system(state: StateDir) -> Iterator[Finding]:
+    refuse_remote(state.root)
+    yield Finding("file system", True, filesystem(state.root) or "of unknown type")
+
+
+@contextmanager
+def _scratch(state: StateDir, name: str) -> Iterator[Path]:
+    path = state.tmp / f"doctor-{name}.{os.getpid()}.{os.urandom(3).hex()}"
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _locks(state: StateDir) -> Iterator[Finding]:
+    """Whether a lock that one process holds is refused to another one, and given to it afterwards."""
+    with _scratch(state, "lock") as path:
+        path.touch(0o600)
+        with path.open() as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            while_held = _another_tries(state, path)
+        afterwards = _another_tries(state, path)
+    if (while_held, afterwards) == (_HELD, 0):
+        yield Finding("locks", True, "what one process holds, another one is refused")
+    else:
+        said = "two processes could hold one lock" if while_held == 0 else f"another process ended with {while_held}"
+        if while_held == _HELD:
+            said = f"a lock that was given back could not be taken ({afterwards})"
+        yield Finding("locks", False, said, "put the state directory on a local disk: --state-dir")
+
+
+def _another_tries(state: StateDir, path: Path) -> int | str:
+    with _scratch(state, "log") as log:
+        ended = process.run(
+            [sys.executable, "-c", _TRY_LOCK, str(path)], cwd=state.tmp, env=os.environ, stdout=log, stderr=log,
+            limits=process.Limits(total=10.0, grace=0.5), marker=f"doctor-{os.urandom(6).hex()}",
+        )  # fmt: skip
+    return ended.exit_code if ended.why == "exited" and ended.exit_code is not None else ended.why
+
+
+def _pipes(state: StateDir) -> Iterator[Finding]:
+    with _scratch(state, "pipe") as path:
+        try:
+            os.mkfifo(path, 0o600)
+        except OSError as error:
+            said = f"no named pipes here ({error.strerror}): waiters are woken only by the clock"
+            yield Finding("pipes", False, said, "put the state directory on a local disk: --state-dir")
+            return
+    yield Finding("pipes", True, "named pipes work")
+
+
+def _space(state: StateDir) -> Iterator[Finding]:
+    free = shutil.disk_usage(state.root).free
+    ok = free >= _FREE
+    yield Finding("space", ok, f"{free / (1 << 30):.1f} GiB free", "" if ok else "free some space; necrocode gc")
+
+
+def _gate(state: StateDir) -> Iterator[Finding]:
+    """Whether the gate opens; who is inside when it does not."""
+    if not state.lock.exists():
+        return
+    descriptor = os.open(state.lock, os.O_RDWR | UNSHARED)
+    try:
+        until = time.monotonic() + _PATIENCE
+        while not _opens(descriptor):
+            if time.monotonic() > until:
+                inside = os.pread(descriptor, 96, 64).decode(errors="replace").strip(" \n\0")
+                said = f"it has been shut for {_PATIENCE:g} s; inside: {inside}"
+                yield Finding("gate", False, said, "that process may be stopped: kill -CONT its pid, or end it")
+                return
+            time.sleep(0.005)
+        yield Finding("gate", True, "it opens")
+    finally:
+        os.close(descriptor)
+
+
+def _opens(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
+    return True
+
+
+def _clock(state: StateDir) -> Iterator[Finding]:
+    last = max((event.at for event in journal.recent(state.events, 1 << 14)), default=0.0)
+    ahead = last - time.time()
+    if ahead > 60:
+        yield Finding("clock", False, f"the newest event lies {duration(ahead)} in the future", "timedatectl status")
+    else:
+        yield Finding("clock", True, f"boot {process.boot_id()[:8]}")
+
+
+# -- what lies in it
+
+
+def _settings(ledger: FileLedger) -> Iterator[Finding]:
+    try:
+        snapshot = ledger.snapshot()
+    except StateUnreadable as error:
+        yield Finding("settings", False, str(error), f"rm {ledger.state.root / 'config.json'}, and set the limit again")
+        return
+    told = [f"limit {snapshot.limit or 'none'}", *(f"quota {name} {count}" for name, count in snapshot.quotas.items())]
+    yield Finding("settings", True, ", ".join(told))
+
+
+def _records(ledger: FileLedger) -> Iterator[Finding]:
+    broken = ledger.snapshot().unreadable
+    if broken:
+        fix = "necrocode doctor --fix moves those of the dead to quarantine"
+        yield Finding("records", False, f"cannot be read: {', '.join(broken[:5])}", fix, ledger.sweep)
+    else:
+        yield Finding("records", True, "all can be read")
+
+
+def _quarantine(state: StateDir) -> Iterator[Finding]:
+    found = sorted(os.listdir(state.quarantine_folder))
+    if found:
+        said = f"{counted(len(found), 'file')} could not be read once: {', '.join(found[:3])}"
+        yield Finding("quarantine", False, said, f"look at them, then: rm {state.quarantine_folder}/*")
+    else:
+        yield Finding("quarantine", True, "empty")
+
+
+def _leases(ledger: FileLedger) -> Iterator[Finding]:
+    snapshot = ledger.snapshot()
+    dead = [seen.record.runner_id for seen in snapshot.runners if seen.liveness == "dead"]
+    dead += [waiter.record.runner_id for waiter in snapshot.waiting if waiter.liveness == "dead"]
+    if dead:
+        said = f"left by the dead: {', '.join(dead[:5])}"
+        yield Finding("leases", False, said, "necrocode gc --yes", ledger.sweep)
+    for seen in snapshot.runners:
+        if seen.liveness != "dead" and (seen.liveness == "silent" or seen.state == "fenced"):
+            name = seen.record.runner_id
+            silent = f"has given no heartbeat for {duration(seen.silent or 0.0)}"
+            yield Finding("leases", False, f"{name} {silent}, but lives", f"necrocode stop {name}")
+    if not dead:
+        yield Finding("leases", True, f"{counted(snapshot.live, 'runner')}, {len(snapshot.waiting)} waiting")
+
+
+def _left_over(ledger: FileLedger, where: Path) -> Iterator[Finding]:
+    things = [one for one in cleaning.survey(ledger, where) if one.kind in ("workspace", "trash")]
+    if stale := [one.name for one in things if not one.keep]:
+        said = f"{counted(len(stale), 'place')} of runners that are gone: {', '.join(stale[:3])}"
+        yield Finding("left over", False, said, "necrocode gc, then necrocode gc --yes")
+    kept = len(things) - len(stale)
+    if not stale:
+        yield Finding("left over", True, f"{counted(kept, 'workspace')} in use or kept")
