@@ -270,6 +270,22 @@ def test_wait_is_granted_when_the_holder_leaves(coordinator, state):
         assert found.waited > 0
 
 
+def test_waiting_for_a_conflict_is_not_waiting_for_a_slot(coordinator):
+    """`on_conflict="wait"` alone: at the limit the refusal comes at once."""
+    for number in (1, 2, 3):
+        add(coordinator, number)
+    refused = coordinator.try_register("runner-4", "t", "s", "/tmp/w4", on_conflict="wait", timeout=3)
+    assert (refused.reason, refused.waited) == ("limit", 0.0)
+
+
+def test_an_explicit_refusal_holds_while_waiting_for_a_slot(coordinator):
+    """`wait=True, on_conflict="refuse"`: a slot is waited for, a conflict is not."""
+    add(coordinator, 1, files=["a.py"])
+    more = {"files": ["a.py"], "wait": True, "on_conflict": "refuse", "timeout": 3}
+    refused = coordinator.try_register("runner-4", "t", "s", "/tmp/w4", **more)
+    assert (refused.reason, refused.waited) == ("file", 0.0)
+
+
 def test_waiting_ends_with_its_timeout(coordinator):
     """A refusal after waiting carries how long."""
     add(coordinator, 1, files=["a.py"])

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from s2_repository import git, made_repository, settings, task
+from s2_repository import clone, git, made_repository, settings, task
 
 from necrocode.agent_runner import (
     RunnerOrchestrator,
@@ -129,6 +129,31 @@ def test_push_when_asked(repo, config):
     assert result.success, result.error
     assert result.push_result.success
     assert git(remote, "rev-parse", "feature/task-1") == result.commits[-1] == result.push_result.commit_hash
+
+
+def test_a_push_overwrites_nothing(repo, config):
+    """Somebody else's commits on the remote's branch stay; the push fails instead."""
+    remote = repo.parent / "remote.git"
+    git(repo.parent, "clone", "-q", "--bare", str(repo), str(remote))
+    other = clone(remote, "other")
+    settled = ["-c", "user.name=O", "-c", "user.email=o@e.org", "commit", "-q", "--allow-empty", "-m", "theirs"]
+    git(other, "checkout", "-q", "-b", "feature/task-1")
+    git(other, *settled)
+    git(other, "push", "-q", "origin", "feature/task-1")
+    theirs = git(remote, "rev-parse", "feature/task-1")
+    git(repo, "remote", "add", "origin", str(remote))
+    retry = {"max_retries": 0}
+    result = RunnerOrchestrator(config(push=True, git_retry_config=retry)).run(task(repo, test_commands=[]))
+    assert (result.success, result.error_kind) == (False, "push")
+    assert git(remote, "rev-parse", "feature/task-1") == theirs
+
+
+def test_metrics_are_of_one_run(repo, config):
+    """A second run of the same orchestrator counts its own work only."""
+    orchestrator = RunnerOrchestrator(config())
+    for number in (1, 2):
+        orchestrator.run(task(repo, number, description=f"{number}", test_commands=["true"]))
+        assert (orchestrator.last_metrics.files_changed, orchestrator.last_metrics.tests_run) == (1, 1)
 
 
 def test_a_push_that_fails_is_tried_again_and_told(repo, config):

@@ -228,13 +228,14 @@ def test_python_that_does_not_end_in_time(repo, config, state):
     wait_for(lambda: nothing_is_held(state))
 
 
-def test_python_that_heeds_its_stop(repo, config):
+def test_python_that_heeds_its_stop(repo, config, state):
     def agent(context, workspace):
         while not workspace.place.stop.is_set():
             time.sleep(0.005)
 
     result = RunnerOrchestrator(config(agent=agent, grace_seconds=10)).run(task(repo, timeout_seconds=0.2))
     assert result.error_kind == "timeout"
+    assert nothing_is_held(state)
 
 
 def test_stop_ends_a_run(repo, config, state):

@@ -98,10 +98,11 @@ def test_a_killed_runners_id_may_be_used_again(state):
 def test_a_stopped_runner_loses_its_slot_but_not_its_workspace(state):
     """S2-57: frozen beyond its timeout; its slot goes on, its work space does not, and it is told."""
     with runners(2, state, max_parallel_runners=1, heartbeat_timeout_seconds=0.2) as (frozen, other):
-        assert frozen.call("register_runner", "r1", "t", "s", "/tmp/ws", ["a.py"])
+        assert frozen.call("register_runner", "r1", "t", "s", "/tmp/ws", ["a.py"], ["fix"])
         os.kill(frozen.process.pid, signal.SIGSTOP)
         wait_for(lambda: other.call("get_concurrent_count") == 0)
         assert other.call("try_register", "r2", "t", "s", "/tmp/ws")[2] == "workspace"
+        assert other.call("detect_conflicts", "r2", ["a.py"], ["fix"]) == ["Branch conflict with runner r1: fix"]
         assert other.call("register_runner", "r2", "t", "s", "/tmp/ws2", ["a.py"])
         os.kill(frozen.process.pid, signal.SIGCONT)
         with pytest.raises(Told, match="LeaseLost"):
