@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import click
 
-from necrocode import board
+from necrocode import board, picture
 from necrocode.door import Door, plain, verb
 from necrocode.screen import columns
 
@@ -44,7 +44,7 @@ def _once(door: Door, seen: board.Board) -> None:
     if door.as_json:
         return door.emit(board.facts(seen))
     width = columns(sys.stdout.isatty())
-    return door.show("\n".join(board.lines(seen, width, colored=door.colored())))
+    return door.show("\n".join(picture.lines(seen, width, colored=door.colored())))
 
 
 def _changes(door: Door) -> None:
@@ -64,7 +64,7 @@ def _dashboard(door: Door) -> None:
     console = Console()
     with Live(console=console, screen=True, auto_refresh=False) as live:
         for seen in _looks(door, _REDRAW):
-            shown = board.lines(seen, console.width, colored=door.colored(), height=console.height - 1)
+            shown = picture.lines(seen, console.width, colored=door.colored(), height=console.height - 1)
             live.update(Text.from_ansi("\n".join(shown), no_wrap=True), refresh=True)
 
 
