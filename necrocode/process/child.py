@@ -133,7 +133,7 @@ def run(
         try:
             child = _start(argv, cwd, {**env, trees.MARKER: marker}, streams, pass_fds, stdin_text)
         except OSError as error:
-            return _never_started(error)
+            return _never_started(error, argv[0], env)
         running = _Running(child, began, limits, streams, stop)
         trees.leaders[child.pid] = marker
         try:
@@ -146,13 +146,17 @@ def run(
         return running.ended()
 
 
-def _never_started(error: OSError) -> Ended:
+def _never_started(error: OSError, program: str, env: Mapping[str, str]) -> Ended:
     if error.errno in (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE):
         raise error
-    said = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
-    if error.errno == errno.ENOENT:
-        return Ended(127, None, "not_found", error=said)
-    return Ended(126, None, "not_executable", error=said)
+    if error.errno == errno.ENOENT or not _anywhere(program, env):
+        return Ended(127, None, "not_found", error=f"{program}: {os.strerror(errno.ENOENT)}")
+    return Ended(126, None, "not_executable", error=f"{program}: {error.strerror}")
+
+
+def _anywhere(program: str, env: Mapping[str, str]) -> bool:
+    """Whether there is such a file: a directory in PATH that may not be searched hides what is missing elsewhere."""
+    return "/" in program or any(os.path.lexists(os.path.join(place, program)) for place in os.get_exec_path(env))
 
 
 def _start(

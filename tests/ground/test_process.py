@@ -286,6 +286,13 @@ def test_not_found(run: Run, argv: tuple[str, ...]) -> None:
     assert argv[0] in ended.error
 
 
+def test_a_broken_directory_in_the_path_hides_nothing(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    env = {**ENVIRONMENT, "PATH": f"{tmp_path}/loop:{ENVIRONMENT['PATH']}"}
+    assert run("no-such-program", env=env).why == "not_found"
+    assert run("true", env=env).exit_code == 0
+
+
 def test_not_executable(run: Run, tmp_path: Path) -> None:
     plain, empty, script = tmp_path / "plain", tmp_path / "empty", tmp_path / "script"
     plain.write_text("#!/bin/sh\n")
