@@ -10,6 +10,7 @@ from typing import IO, TYPE_CHECKING, Any
 from necrocode.outcome import Outcome
 from necrocode.plan import PlanRow
 from necrocode.runs import Plan
+from necrocode.screen import Column, Row, duration, table
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -120,61 +121,43 @@ class Progress:
         return table
 
 
-def summary(plan: Plan, outcomes: Mapping[str, Outcome]) -> Table:
-    """How every task of a run ended: what changed, on which branch, and what to look at next."""
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name, justify in (
-        ("TASK", "left"),
-        ("ENDED", "left"),
-        ("TIME", "right"),
-        ("WAITED", "right"),
-        ("CHANGED", "right"),
-    ):
-        table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
-    table.add_column("BRANCH OR REASON", overflow="fold")
-    for task in plan.tasks:
-        outcome = outcomes.get(task.id)
-        if outcome is None:
-            table.add_row(task.id, "not begun", "", "", "", "")
-            continue
-        changed = f"+{outcome.lines_added} -{outcome.lines_removed}" if outcome.files_changed else ""
-        where = (
-            (outcome.branch if outcome.commits else "nothing to commit" if outcome.branch else "")
-            if outcome.ok
-            else outcome.error
-        )
-        word = Text(str(outcome.status), style=_COLOURS.get(outcome.status, ""))
-        waited = duration(outcome.waited) if outcome.waited >= 0.05 else ""
-        table.add_row(task.id, word, duration(outcome.seconds), waited, changed, where)
-    return table
+_SUMMARY = (
+    Column("TASK", 9, least=8), Column("ENDED", 8), Column("TIME", 5, right=True), Column("WAITED", 4, right=True),
+    Column("CHANGED", 3, right=True), Column("BRANCH", 7, least=12, tail=True), Column("REASON", 6, least=16),
+)  # fmt: skip
+_PLAN = (
+    Column("WAVE", 9), Column("TASK", 9, least=8), Column("AFTER", 6, least=8), Column("CLAIMS", 5, least=12),
+    Column("IN LINE BEHIND", 7, least=14),
+)  # fmt: skip
 
 
-def duration(seconds: float) -> str:
-    """0.4 s, 12 s, 3:07, 2:15:01."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+def summary(plan: Plan, outcomes: Mapping[str, Outcome], width: int, *, colored: bool) -> list[str]:
+    """How every task of a run ended, as lines: what changed, on which branch, and why if not."""
+    rows = [_ended(task.id, outcomes.get(task.id)) for task in plan.tasks]
+    return table(_SUMMARY, rows, width, colored=colored)
 
 
-def rehearsal(plan: Plan, rows: Sequence[PlanRow]) -> Table:
-    """What a run would do: when each task starts, what it claims, and what it is put in line behind."""
-    from rich.table import Table
+def _ended(task_id: str, outcome: Outcome | None) -> Row:
+    if outcome is None:
+        return Row((task_id, "not begun", "", "", "", "", ""), "dim")
+    changed = f"+{outcome.lines_added} -{outcome.lines_removed}" if outcome.files_changed else ""
+    waited = duration(outcome.waited) if outcome.waited >= 0.05 else ""
+    branch = outcome.branch if outcome.commits else ""
+    reason = outcome.error if not outcome.ok else "" if branch or not outcome.branch else "nothing to commit"
+    took = duration(outcome.seconds) if outcome.attempt else ""
+    style = "" if outcome.ok else _COLOURS.get(outcome.status, "")
+    return Row((task_id, str(outcome.status), took, waited, changed, branch, reason), style)
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("WAVE", "TASK", "AFTER", "CLAIMS", "IN LINE BEHIND"):
-        table.add_column(name, overflow="fold")
-    for row in rows:
+
+def rehearsal(plan: Plan, rehearsed: Sequence[PlanRow], width: int, *, colored: bool) -> list[str]:
+    """What a run would do, as lines: when each task starts, what it claims, and what it is put in line behind."""
+    rows = []
+    for row in rehearsed:
         claims = ", ".join(map(str, plan.claims[row.task_id]))
         behind = ", ".join(f"{one.after} ({one.wanted})" for one in row.behind)
-        table.add_row(str(row.wave or "never"), row.task_id, ", ".join(row.after), claims, behind or row.never)
-    return table
+        wave = str(row.wave) if row.wave else "never"
+        rows.append(Row((wave, row.task_id, ", ".join(row.after), claims, behind or row.never)))
+    return table(_PLAN, rows, width, colored=colored)
 
 
 def console_on(stream: IO[str], colored: bool) -> Console:

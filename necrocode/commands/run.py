@@ -119,6 +119,7 @@ def _draft(options: dict[str, Any]) -> Draft:
 def _follow(door: Door, ledger: FileLedger, plan: Plan, retry_failed: bool, options: dict[str, Any]) -> int:
     from necrocode.fleet import Fleet
     from necrocode.progress import Progress, console_on, summary
+    from necrocode.screen import columns
 
     quiet = options["quiet"] or door.as_json
     console = console_on(sys.stderr, door.colored(sys.stderr))
@@ -132,7 +133,8 @@ def _follow(door: Door, ledger: FileLedger, plan: Plan, retry_failed: bool, opti
     if door.as_json:
         door.emit({"run": plan.run_id, "tasks": [outcome.to_dict() for outcome in outcomes.values()]})
     else:
-        console_on(sys.stdout, door.colored()).print(summary(plan, outcomes))
+        width = columns(sys.stdout.isatty())
+        door.show("\n".join(summary(plan, outcomes, width, colored=door.colored())))
     return _exit_code(fleet)
 
 
@@ -164,12 +166,13 @@ def _obey_signals(fleet: Fleet, run_id: str) -> None:
 
 def _show_plan(door: Door, plan: Plan) -> None:
     from necrocode.plan import plan as rehearse
-    from necrocode.progress import console_on, rehearsal
+    from necrocode.progress import rehearsal
     from necrocode.schedule import Entry
+    from necrocode.screen import columns
 
     rows = rehearse((Entry(t.id, t.priority, t.after, plan.claims[t.id]) for t in plan.tasks), plan.jobs)
     if door.as_json:
         listed = [{**row._asdict(), "behind": [behind.after for behind in row.behind]} for row in rows]
         door.emit({"jobs": plan.jobs, "base": plan.base, "tasks": listed})
     else:
-        console_on(sys.stdout, door.colored()).print(rehearsal(plan, rows))
+        door.show("\n".join(rehearsal(plan, rows, columns(sys.stdout.isatty()), colored=door.colored())))
