@@ -25,6 +25,7 @@ from necrocode.ledger.files import FileLedger
 from necrocode.order import read_result, take, taken_by, write_result
 from necrocode.outcome import Outcome, Status
 from necrocode.process.who import send
+from necrocode.remains import clear_done
 from necrocode.retry import Policy
 from necrocode.runs import Plan, attempt_folder, attempts_of_all, run_folder
 from necrocode.schedule import Behind, Entry, GiveUp, Schedule, Start, Stop
@@ -66,6 +67,7 @@ class Fleet:
         self._hands: list[Hand] = []
         self._selector = selectors.DefaultSelector()
         self._interrupts = self._obeyed = 0
+        self._resumed = False
         self._wake: tuple[int, int] | None = None
 
     def _entry(self, task: Task) -> Entry:
@@ -92,9 +94,12 @@ class Fleet:
             began = time.monotonic()
             try:
                 self._take_up()
+                self._interrupted()
                 self._follow()
             finally:
                 self._dismiss()
+            if self._resumed:
+                clear_done(self.plan, self._ledger, {one for one, outcome in self.outcomes.items() if outcome.ok})
             counts: dict[str, Any] = {str(s): self.schedule.count(s) for s in Status if s.is_final}
             self._tell("run.finished", **counts, seconds=time.monotonic() - began)
         return self.outcomes
@@ -105,8 +110,6 @@ class Fleet:
         read_end, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._selector.register(read_end, selectors.EVENT_READ)
         self._wake = read_end, write_end
-        if self._interrupts:
-            os.write(write_end, b"!")
         try:
             yield
         finally:
@@ -119,9 +122,10 @@ class Fleet:
             now = time.monotonic()
             for order in self.schedule.orders(now):
                 self._obey(order)
-            if self.schedule.is_over:
-                return
-            self._listen(self.schedule.next_wake(time.monotonic()))
+            wake = self.schedule.next_wake(time.monotonic())
+            if self.schedule.is_over and wake != 0.0:
+                return  # and nothing is left to be told
+            self._listen(wake)
 
     # ---- orders
 
@@ -283,17 +287,21 @@ class Fleet:
                 # It was told to end before it could begin: another can carry the very same attempt.
                 return self._run(task_id, running._replace(hand=self._hand_over(running.folder)))
             process.end_tree(running.runner_id, grace=self.plan.grace)
-            self._write_lost(task_id, running)
+            scratch.remove(running.folder)
+            self._write_end(task_id, running)
             self._ledger.sweep()
         return self._conclude(task_id)
 
-    def _write_lost(self, task_id: str, running: Running) -> None:
+    def _write_end(self, task_id: str, running: Running) -> None:
+        """What is to be said of an attempt whose runner says no more."""
+        stopping = self.schedule.standing(task_id).status is Status.STOPPING
+        how = (Status.CANCELLED, "it was stopped", "stopped") if stopping else (Status.LOST, "its runner died", "lost")
+        status, error, kind = how
         number = _number(running.folder)
-        why = ("its runner died", "lost")
-        lost = Outcome(task_id, Status.LOST, number, *why, runner_id=running.runner_id, ended=time.time())
-        write_result(running.folder, lost)
-        scratch.remove(running.folder)
-        self._tell("attempt.lost", task_id, attempt=number)
+        end = Outcome(task_id, status, number, error, kind, runner_id=running.runner_id, ended=time.time())
+        write_result(running.folder, end)
+        if not stopping:
+            self._tell("attempt.lost", task_id, attempt=number)
 
     def _look_after(self, task_id: str) -> None:
         """Whether an adopted attempt has come to its end, or its runner to its own."""
@@ -316,6 +324,7 @@ class Fleet:
         """Tell the schedule what earlier launchers of this run came to."""
         known = attempts_of_all(self._state, self.plan.run_id)
         self._numbers = {task_id: folders[-1][0] for task_id, folders in known.items()}
+        self._resumed = bool(known)
         if not known:
             return self._tell("run.started", tasks=len(self.plan.tasks), limit=self.plan.jobs)
         for task in self.plan.tasks:

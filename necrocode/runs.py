@@ -60,14 +60,19 @@ class Plan(NamedTuple):
     def mode_of(self, task: Task) -> workspace.Mode:
         return task.workspace or self.mode  # type: ignore[return-value]
 
+    def place(self, task: Task) -> str:
+        """The directory in which it works."""
+        if self.mode_of(task) == "none":
+            return self.repository or os.getcwd()
+        return os.path.join(os.path.realpath(self.directory), f"{self.run_id}-{task.id}")
+
     def order(self, state: StateDir, task: Task, number: int, done: Mapping[str, Outcome]) -> Order:
         """What the runner of one attempt needs. `done` has the outcomes so far, on whose branches it
         may have to build. Raises LandingConflict when those do not go together."""
         mode, folder = self.mode_of(task), attempt_folder(state, self.run_id, task.id, number)
         isolated = mode != "none"
-        path = Path(self.directory) / f"{self.run_id}-{task.id}" if isolated else Path(self.repository or Path.cwd())
         order = Order(
-            self.run_id, task, number, str(folder), str(path), mode=mode, claims=self.claims[task.id],
+            self.run_id, task, number, str(folder), self.place(task), mode=mode, claims=self.claims[task.id],
             agent=self.agents.get(task.agent, ()), setup=self.setup, patience=self.patience, grace=self.grace,
             heartbeat_timeout=self.heartbeat_timeout, heartbeat_interval=min(5.0, self.heartbeat_timeout / 4),
             keep_workspace=self.keep_workspaces,
