@@ -22,8 +22,17 @@ def sh(*argv: str, cwd: Path) -> str:
     return os.fsdecode(done.stdout).removesuffix("\n")
 
 
-PROJECT = Path(git.__file__).parents[1]
-ODD_NAMES = ["with space", "new\nline", "tab\there", "quote\"s", "ünï", os.fsdecode(b"latin-\xe9\xff"), "-dash", ":colon"]
+PROJECT = Path(__file__).parents[2]
+ODD_NAMES = [
+    "with space",
+    "new\nline",
+    "tab\there",
+    'quote"s',
+    "ünï",
+    os.fsdecode(b"latin-\xe9\xff"),
+    "-dash",
+    ":colon",
+]
 
 
 def change(root: Path, name: str, text: str, message: str = "change") -> str:
@@ -65,9 +74,16 @@ def test_hooks_and_monitors_of_the_repository_are_not_started(repository, tmp_pa
     proof = tmp_path / "proof"
     script = repository / ".git" / "hooks" / "x"
     script.parent.mkdir(exist_ok=True)
-    script.write_text(f"#!/bin/sh\necho \"$0\" >> {proof}\n")
+    script.write_text(f'#!/bin/sh\necho "$0" >> {proof}\n')
     script.chmod(0o755)
-    for hook in ("pre-commit", "post-commit", "commit-msg", "post-checkout", "reference-transaction", "post-index-change"):
+    for hook in (
+        "pre-commit",
+        "post-commit",
+        "commit-msg",
+        "post-checkout",
+        "reference-transaction",
+        "post-index-change",
+    ):
         (script.parent / hook).symlink_to("x")
     sh("git", "config", "core.fsmonitor", str(script), cwd=repository)
     (repository / "new").write_text("x")
@@ -207,7 +223,8 @@ def test_paths_are_claimed_by_one_name_however_they_are_written(repository):
     wanted = Claim.file("src/a.py", home.identity)
     (repository / "link").symlink_to("src")
     spellings = [
-        ("src/a.py", repository), ("./src//a.py", repository), ("a.py", repository / "src"), ("../src/a.py", repository / "src"),
+        ("src/a.py", repository), ("./src//a.py", repository), ("a.py", repository / "src"),
+        ("../src/a.py", repository / "src"),
         (str(repository / "src" / "a.py"), "/"), ("link/a.py", repository), ("src/../src/a.py", None),
     ]  # fmt: skip
     assert {git.path_claim(home, path, cwd) for path, cwd in spellings} == {wanted}
@@ -225,7 +242,9 @@ def test_directories_patterns_and_things_to_come(repository):
     assert path("new/") == "new/**"
     assert path("src/*.py") == path("*.py", repository / "src") == "src/*.py"
     assert path("**/test_?.py") == "**/test_?.py"
-    assert git.files_claims(home, ["src", "src/", "README.md"]) == tuple(Claim.file(p, home.identity) for p in ("src/**", "README.md"))
+    assert git.files_claims(home, ["src", "src/", "README.md"]) == tuple(
+        Claim.file(p, home.identity) for p in ("src/**", "README.md")
+    )
 
 
 def test_a_file_that_looks_like_a_pattern_is_itself(repository):
@@ -279,14 +298,19 @@ def test_odd_names_can_be_claimed(repository):
 # -- refs and branches
 
 NAMES = [
-    "a", "a/b", "ünï", "a.b", "a-b", "a@b", "{a", "", "-a", "a//b", "/a", "a/", ".a", "a/.b", "a..b", "a.lock", "a.lock/b",
-    "a.", "a./b", "a b", "a~b", "a^b", "a:b", "a?b", "a*b", "a[b", "a\\b", "a@{b", "a\x7fb", "a\tb", "a\nb", "x.locked", "a/@",
+    "a", "a/b", "ünï", "a.b", "a-b", "a@b", "{a", "", "-a", "a//b", "/a", "a/", ".a", "a/.b", "a..b", "a.lock",
+    "a.lock/b",
+    "a.", "a./b", "a b", "a~b", "a^b", "a:b", "a?b", "a*b", "a[b", "a\\b", "a@{b", "a\x7fb", "a\tb", "a\nb",
+    "x.locked", "a/@",
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_branch_names_are_judged_as_git_does(name, repository):
-    git_takes_it = subprocess.run(["git", "check-ref-format", "--branch", name], cwd=repository, capture_output=True).returncode == 0
+    git_takes_it = (
+        subprocess.run(["git", "check-ref-format", "--branch", name], cwd=repository, capture_output=True).returncode
+        == 0
+    )
     try:
         taken = git.checked_branch(name) == name
     except ConfigError:
@@ -378,7 +402,9 @@ def test_everything_but_the_ignored_is_committed(repository):
     made = git.commit_all(repository, "# not a comment\n\nbody")
     assert made == git.rev_parse("HEAD", cwd=repository)
     assert sh("git", "log", "-1", "--format=%B", cwd=repository).startswith("# not a comment\n\nbody")
-    assert sorted(found.path for found in git.changes("HEAD~1", "HEAD", cwd=repository)) == sorted([*ODD_NAMES, "src/b.py"])
+    assert sorted(found.path for found in git.changes("HEAD~1", "HEAD", cwd=repository)) == sorted(
+        [*ODD_NAMES, "src/b.py"]
+    )
     assert not git.is_dirty(repository)
     assert git.commit_all(repository, "nothing") is None
 
@@ -452,7 +478,10 @@ def test_a_snapshot_has_all_work_and_touches_nothing(repository):
     sh("git", "add", "README.md", cwd=repository)
     (repository / "README.md").write_text("later\n")
     (repository / "link").symlink_to("/nowhere")
-    before = sh("git", "status", "--porcelain", "-uall", "-z", cwd=repository), (repository / ".git" / "index").read_bytes()
+    before = (
+        sh("git", "status", "--porcelain", "-uall", "-z", cwd=repository),
+        (repository / ".git" / "index").read_bytes(),
+    )
     head = git.rev_parse("HEAD", cwd=repository)
     saved = git.snapshot(repository, "refs/necrocode/snap/x/1")
     found = tree_files(repository, saved)
@@ -463,7 +492,10 @@ def test_a_snapshot_has_all_work_and_touches_nothing(repository):
     assert "x.log" not in found
     assert tree_files(repository, f"{saved}^2")["README.md"] == "staged\n"
     assert git.rev_parse(f"{saved}^1", cwd=repository) == head
-    assert before == (sh("git", "status", "--porcelain", "-uall", "-z", cwd=repository), (repository / ".git" / "index").read_bytes())
+    assert before == (
+        sh("git", "status", "--porcelain", "-uall", "-z", cwd=repository),
+        (repository / ".git" / "index").read_bytes(),
+    )
     with pytest.raises(GitFailed):
         git.snapshot(repository, "refs/necrocode/snap/x/1")
 
@@ -531,9 +563,9 @@ def test_a_clean_tree_is_clean_and_staged_work_is_not(repository):
 
 def test_the_mutex_excludes_other_processes_and_names_its_file(repository, tmp_path):
     home = git.open_repository(repository)
-    with git.repository_mutex(tmp_path / "state", home):
-        with pytest.raises(GateTimeout, match="mutex/git-"), git.repository_mutex(tmp_path / "state", home, timeout=0.05):
-            pass
+    first, second = (git.repository_mutex(tmp_path / "state", home, timeout=seconds) for seconds in (60, 0.05))
+    with first, pytest.raises(GateTimeout, match="mutex/git-"), second:
+        pass
     with git.repository_mutex(tmp_path / "state", home, timeout=5):
         pass
     (lock,) = (tmp_path / "state" / "mutex").iterdir()
@@ -543,9 +575,10 @@ def test_the_mutex_excludes_other_processes_and_names_its_file(repository, tmp_p
 def test_the_mutex_outlives_a_killed_holder_until_its_git_has_ended(repository, tmp_path):
     """A git that goes on alone may still be writing: nobody enters before it is done."""
     script = f"""
-import os, subprocess
+import os, pathlib, subprocess
 from necrocode import git
-with git.repository_mutex(__import__("pathlib").Path({str(tmp_path / 'state')!r}), git.open_repository({str(repository)!r})) as lock:
+home = git.open_repository({str(repository)!r})
+with git.repository_mutex(pathlib.Path({str(tmp_path / "state")!r}), home) as lock:
     child = subprocess.Popen(["sleep", "60"], pass_fds=[lock], stdout=subprocess.DEVNULL)
     print(child.pid, flush=True)
     os.kill(os.getpid(), 9)

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from necrocode import git, workspace
-from necrocode.errors import ConfigError, GitFailed, WorkspaceKept
+from necrocode.errors import ConfigError, WorkspaceKept
 from necrocode.workspace import Workspace
 
-PROJECT = Path(git.__file__).parents[1]
+PROJECT = Path(__file__).parents[2]
 MODES = ["worktree", "clone"]
 
 
@@ -38,11 +38,18 @@ class Home:
         self.folder = workspace.default_directory(self.repository)
 
     def prepare(self, name: str = "t1", branch: str = "", **options) -> Workspace:
-        given = {"state_root": self.state, "path": self.folder / name, "branch": branch or f"necrocode/run/{name}", "holder": "r1"}
+        given = {
+            "state_root": self.state,
+            "path": self.folder / name,
+            "branch": branch or f"necrocode/run/{name}",
+            "holder": "r1",
+        }
         return workspace.prepare(self.repository, **{**given, **options})
 
     def snapshots(self) -> dict[str, str]:
-        lines = sh("git", "for-each-ref", "--format=%(refname) %(objectname)", "refs/necrocode/snap", cwd=self.root).splitlines()
+        lines = sh(
+            "git", "for-each-ref", "--format=%(refname) %(objectname)", "refs/necrocode/snap", cwd=self.root
+        ).splitlines()
         return dict(line.split(" ") for line in lines)
 
     def branches(self) -> set[str]:
@@ -57,7 +64,7 @@ class Home:
     def assert_tidy(self) -> None:
         """No trace of any workspace: no entry, directory, branch or record, and a sound object store."""
         assert self.entries() == []
-        assert list(self.folder.iterdir() if self.folder.exists() else []) == []
+        assert not self.folder.exists()
         assert self.branches() == {"main"}
         assert sh("git", "for-each-ref", "refs/necrocode/clone", "refs/necrocode/incoming", cwd=self.root) == ""
         admin = self.root / ".git" / "worktrees"
@@ -112,7 +119,9 @@ def test_any_revision_can_be_the_base(home):
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("name", ["with space", "new\nline", "ünï", os.fsdecode(b"latin-\xff"), "-dash", ".hidden.lock", "a..b", "x."])
+@pytest.mark.parametrize(
+    "name", ["with space", "new\nline", "ünï", os.fsdecode(b"latin-\xff"), "-dash", ".hidden.lock", "a..b", "x."]
+)
 def test_odd_names_of_places_work(home, mode, name):
     made = home.prepare(name, "b", mode=mode)
     (made.path / "new").write_text("x")
@@ -121,7 +130,7 @@ def test_odd_names_of_places_work(home, mode, name):
     (saved,) = workspace.retire(left.workspace, landed=False, force=True)
     assert home.blob(saved, "new") == "x"
     assert home.entries() == []
-    assert list(home.folder.iterdir()) == []
+    assert not home.folder.exists()
 
 
 def test_a_detached_head_and_a_dirty_main_checkout_are_no_obstacle(home):
@@ -136,7 +145,12 @@ def test_it_works_from_a_linked_work_tree_and_after_that_one_is_gone(home, tmp_p
     first = home.prepare("t1")
     inner = git.open_repository(first.path)
     second = workspace.prepare(
-        inner, state_root=home.state, path=workspace.default_directory(inner) / "t2", branch="b", base="HEAD", holder="r2"
+        inner,
+        state_root=home.state,
+        path=workspace.default_directory(inner) / "t2",
+        branch="b",
+        base="HEAD",
+        holder="r2",
     )
     assert second.path.parent == home.folder
     workspace.retire(first, landed=False)
@@ -238,7 +252,7 @@ def test_a_branch_that_is_checked_out_elsewhere_is_refused_with_the_place(home):
 def test_branches_that_cannot_stand_side_by_side_are_told(home, mode, there, wanted):
     sh("git", "branch", there, cwd=home.root)
     with pytest.raises(ConfigError, match="there cannot be a branch"):
-        made = home.prepare(branch=wanted, mode=mode)
+        home.prepare(branch=wanted, mode=mode)
     assert home.branches() == {"main", there}
     assert home.entries() == []
 
@@ -247,6 +261,37 @@ def test_names_that_no_branch_can_have_are_refused_before_anything_happens(home)
     with pytest.raises(ConfigError, match="cannot be a branch name"):
         home.prepare(branch="a..b")
     assert not home.folder.exists()
+
+
+@pytest.mark.parametrize("leave", [("--detach",), ("-b", "elsewhere")])
+def test_the_branch_follows_an_agent_that_left_it(home, leave):
+    made = home.prepare()
+    sh("git", "checkout", "-q", *leave, cwd=made.path)
+    commit(made.path)
+    (made.path / "rest").touch()
+    tip = workspace.commit(made, "the rest")
+    assert git.branch_tip(made.branch, cwd=home.root) == tip
+    assert len(git.commits(made.base, made.branch, cwd=home.root)) == 2
+    assert git.current_branch(made.path) == made.branch
+    assert not git.is_dirty(made.path)
+
+
+def test_work_that_does_not_continue_the_branch_is_not_called_its_own(home):
+    made = home.prepare()
+    commit(made.path)
+    sh("git", "checkout", "-q", "-b", "elsewhere", "HEAD~1", cwd=made.path)
+    (made.path / "other").touch()
+    with pytest.raises(ConfigError, match="does not continue"):
+        workspace.commit(made, "x")
+    assert home.blob("elsewhere", "other") == ""
+
+
+def test_an_index_lock_of_a_killed_agent_does_not_cost_its_work(home):
+    made = home.prepare()
+    (made.path / "new").touch()
+    (home.root / ".git" / "worktrees" / "t1" / "index.lock").touch()
+    assert workspace.commit(made, "x")
+    assert not git.is_dirty(made.path)
 
 
 # -- what is in the way
@@ -318,7 +363,9 @@ def test_what_a_dead_holder_left_is_saved_and_replaced(home, before, mode):
 
 
 def test_files_named_and_ignored_are_copied_and_nothing_else(home, tmp_path):
-    (home.root / ".worktreeinclude").write_text("# secrets\n.env\n*.log\n!noisy.log\ntracked.txt\nuntracked.txt\n/local/\nlinks/*\n")
+    (home.root / ".worktreeinclude").write_text(
+        "# secrets\n.env\n*.log\n!noisy.log\ntracked.txt\nuntracked.txt\n/local/\nlinks/*\n"
+    )
     (home.root / ".gitignore").write_text("*.log\n.env\nlocal/\nlinks/\nother.ignored\n")
     (home.root / "tracked.txt").write_text("tracked")
     sh("git", "add", "-A", cwd=home.root)
@@ -560,14 +607,14 @@ def test_a_clone_brings_its_branch_home_without_running_anything_of_its_own(home
     made = home.prepare(mode="clone")
     proof = tmp_path / "proof"
     script = tmp_path / "evil"
-    script.write_text(f"#!/bin/sh\necho \"$0 $*\" >> {proof}\ncat\n")
+    script.write_text(f'#!/bin/sh\necho "$0 $*" >> {proof}\ncat\n')
     script.chmod(0o755)
     commit(made.path)
     for hook in ("post-checkout", "reference-transaction", "post-index-change", "pre-commit"):
         (made.path / ".git" / "hooks").mkdir(exist_ok=True)
         (made.path / ".git" / "hooks" / hook).symlink_to(script)
-    for key in ("core.fsmonitor", "filter.evil.clean", "filter.evil.smudge", "filter.evil.process", "diff.external",
-                "uploadpack.packObjectsHook", "core.sshCommand", "core.pager", "core.editor", "gpg.program"):  # fmt: skip
+    keys = "core.fsmonitor filter.evil.clean filter.evil.smudge filter.evil.process diff.external core.sshCommand"
+    for key in (*keys.split(), "uploadpack.packObjectsHook", "core.pager", "core.editor", "gpg.program"):
         sh("git", "config", key, str(script), cwd=made.path)
     (made.path / ".gitattributes").write_text("* filter=evil diff=evil merge=evil\n")
     (made.path / "new").write_text("x")
@@ -692,7 +739,11 @@ def test_without_git_the_directory_is_just_used(tmp_path):
 
 
 def test_leftovers_tell_holder_branch_dirt_and_commits(home):
-    clean, ahead, dirty = home.prepare("clean"), home.prepare("ahead", holder="r 2"), home.prepare("dirty", mode="clone")
+    clean, ahead, dirty = (
+        home.prepare("clean"),
+        home.prepare("ahead", holder="r 2"),
+        home.prepare("dirty", mode="clone"),
+    )
     commit(ahead.path)
     (dirty.path / "new").touch()
     gone = home.prepare("gone")
@@ -745,7 +796,9 @@ workspace.retire(made, landed=True)
 
 def racers(home: Home, names: list[str], mode: str) -> list[subprocess.Popen[str]]:
     argv = [sys.executable, "-c", RACER, str(home.root), str(home.state)]
-    return [subprocess.Popen([*argv, name, mode], stdin=-1, stdout=-1, stderr=-1, text=True, cwd=PROJECT) for name in names]
+    return [
+        subprocess.Popen([*argv, name, mode], stdin=-1, stdout=-1, stderr=-1, text=True, cwd=PROJECT) for name in names
+    ]
 
 
 def all_say(racers: list[subprocess.Popen[str]], word: str) -> None:
@@ -782,7 +835,7 @@ def test_32_processes_ask_for_workspaces_at_once(home, mode, many):
         assert home.blob(f"necrocode/run/{name}", name) == name
         assert len(git.commits("main", f"necrocode/run/{name}", cwd=home.root)) == 1
     assert home.entries() == []
-    assert list(home.folder.iterdir()) == []
+    assert not home.folder.exists()
     assert home.snapshots() == {}
     sh("git", "fsck", "--strict", cwd=home.root)
 
@@ -801,7 +854,7 @@ class Killer:
     """Runs a step in a child that is killed at its n-th call of git: before it, or so that it runs on alone."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.folder, self.runs, real = folder, 0, git._binary(os.environ["PATH"])
+        self.folder, self.runs, real = folder, 0, git.calls.git_binary(os.environ["PATH"])
         (folder / "bin").mkdir()
         (folder / "bin" / "git").write_text(SHIM.replace("{git}", real))
         (folder / "bin" / "git").chmod(0o755)
@@ -818,7 +871,7 @@ class Killer:
             try:
                 step()
                 os._exit(0)
-            except BaseException:
+            except BaseException:  # noqa: BLE001
                 traceback.print_exc()
             finally:
                 os._exit(1)
@@ -842,7 +895,10 @@ def killer(tmp_path, monkeypatch) -> Killer:
 def test_lock_files_of_killed_gits_do_not_stop_us(home, mode):
     folder = home.root / ".git" / "refs" / "heads" / "necrocode" / "run"
     folder.mkdir(parents=True)
-    for lock in (*(home.root / ".git" / name for name in ("index.lock", "config.lock", "HEAD.lock")), folder / "t1.lock"):
+    for lock in (
+        *(home.root / ".git" / name for name in ("index.lock", "config.lock", "HEAD.lock")),
+        folder / "t1.lock",
+    ):
         lock.touch()
     made = home.prepare(mode=mode)
     (made.path / "new").touch()
@@ -920,7 +976,11 @@ def test_no_byte_is_lost_by_a_removal_killed_anywhere(home, killer, mode, when):
         killed = killer.killed(lambda made=made: workspace.retire(made, landed=False, force=True), at, when)
         if not (killed and made.path.exists()):
             assert any(git.is_ancestor(tip, held, cwd=home.root) for held in [made.branch, *home.snapshots().values()])
-            saved = [home.blob(ref, "new") for ref in home.snapshots() if "new" in sh("git", "ls-tree", "--name-only", ref, cwd=home.root)]
+            saved = [
+                home.blob(ref, "new")
+                for ref in home.snapshots()
+                if "new" in sh("git", "ls-tree", "--name-only", ref, cwd=home.root)
+            ]
             assert f"new {at}" in saved, at
         else:
             assert (made.path / "new").read_text() == f"new {at}\n"
@@ -929,7 +989,7 @@ def test_no_byte_is_lost_by_a_removal_killed_anywhere(home, killer, mode, when):
             workspace.retire(left.workspace, landed=False, force=True)
         workspace.empty_trash(home.folder)
         assert home.entries() == []
-        assert list(home.folder.iterdir()) == []
+        assert not home.folder.exists()
         at += 2  # each kind of kill takes every second call
         assert at < 80
     assert at > 4
