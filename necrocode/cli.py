@@ -89,6 +89,7 @@ def group(door: Door, state_dir: str | None, no_color: bool) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line (default: this process's) and return its exit code. Never raises what a user can cause."""
+    _open_missing_streams()
     args = list(sys.argv[1:] if argv is None else argv)
     door = Door()
     with suppress(ValueError):  # not in the main thread
@@ -97,10 +98,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = group.main(args, prog_name="necrocode", standalone_mode=False, obj=door)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
-    except BrokenPipeError:
-        # Whoever read our output has gone: nothing is left to say, and nobody to say it to.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
     except click.ClickException as error:
         return _told_usage(error, door, args)
     except (NecrocodeError, OSError, KeyboardInterrupt, click.Abort) as error:
@@ -111,6 +108,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             traceback.print_exc()
         return _told(error, door, args)
+
+
+def _open_missing_streams() -> None:
+    """Where our caller closed a standard stream: no file of ours may get its number, and what goes there is lost."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number is this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w" if number else "r", closefd=False))
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:

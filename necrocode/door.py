@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from necrocode.statedir import StateDir
 
 
+_SIGPIPE = 13
+
+
 class Door:
     """One call of the command line: its options, its two outputs. Data goes to stdout, everything else to stderr."""
 
@@ -98,7 +101,12 @@ def verb(name: str, **settings: Any) -> Callable[[Callable[..., Any]], click.Com
             door = click.get_current_context().ensure_object(Door)
             door.as_json |= as_json
             door.state_dir = state_dir or door.state_dir
-            return function(door, **options)
+            try:
+                return function(door, **options)
+            except BrokenPipeError:
+                # Whoever read our output has gone: nothing is left to say, and nobody to say it to.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                return 128 + _SIGPIPE
 
         command: click.Command = click.command(name, cls=click.Command, **settings)(call)
         command.params += [
