@@ -179,8 +179,10 @@ def _hint(error: BaseException) -> str:
 def _say_error(message: str, hint: str, code: int) -> None:
     from necrocode.screen import clean
 
+    # A task file's mistakes are told at once, one a line.
+    lines = "\n".join(clean(line) for line in message.splitlines())
     with suppress(OSError):
-        sys.stderr.write(f"necrocode: {clean(message)}\n" + (f"hint: {clean(hint)}\n" if hint else ""))
+        sys.stderr.write(f"necrocode: {lines}\n" + (f"hint: {clean(hint)}\n" if hint else ""))
         sys.stderr.flush()
 
 
