@@ -53,6 +53,11 @@ class Progress:
         with Live(get_renderable=self._picture, console=self._console, refresh_per_second=4, transient=True):
             yield
 
+    def begin(self) -> None:
+        """Say which run this is: whoever has to go on with it needs the name."""
+        if not self._quiet:
+            self._print(f"run {self._plan.run_id}: {len(self._plan.tasks)} tasks, {self._plan.jobs} at once")
+
     def heard(self, task_id: str, what: str, facts: Mapping[str, Any]) -> None:
         """What a Fleet tells its listener."""
         detail = str(facts.get("detail") or facts.get("reason") or facts.get("error") or "")
@@ -80,7 +85,14 @@ class Progress:
         text = f"{elapsed:>7}  [{colour}]{word:<9}[/]  {escape(task_id)}" + (
             f"  [dim]{escape(detail)}[/]" if detail else ""
         )
-        self._console.print(text, highlight=False, soft_wrap=not self._console.is_terminal)
+        self._print(text)
+
+    def _print(self, text: str) -> None:
+        try:
+            self._console.print(text, highlight=False, soft_wrap=not self._console.is_terminal)
+        except (OSError, SystemExit):
+            # Whoever read it has gone (rich ends the program then), or the disk is full: the run goes on unseen.
+            self._quiet = True
 
     def _picture(self) -> RenderableType:
         from rich.console import Group

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from necrocode.door import Door, verb
-from necrocode.errors import ConfigError
+from necrocode.errors import ConfigError, StateUnusable
 
 if TYPE_CHECKING:
     from necrocode.fleet import Fleet
@@ -125,43 +126,48 @@ def _follow(door: Door, ledger: FileLedger, plan: Plan, retry_failed: bool, opti
     console = console_on(sys.stderr, door.colored(sys.stderr))
     progress = Progress(plan, console, quiet=quiet)
     fleet = Fleet(plan, ledger, listener=progress.heard, retry_failed=retry_failed)
-    _obey_signals(fleet, plan.run_id)
-    if not quiet:
-        console.print(f"run {plan.run_id}: {len(plan.tasks)} tasks, {plan.jobs} at once", highlight=False)
-    with progress.shown():
-        outcomes = fleet.run()
+    signals = _Signals(fleet, plan.run_id)
+    progress.begin()
+    try:
+        with progress.shown():
+            outcomes = fleet.run()
+    except StateUnusable:
+        door.say(f"necrocode: what runs goes on; then go on with: necrocode run --resume {plan.run_id}")
+        raise
     if door.as_json:
         door.emit({"run": plan.run_id, "tasks": [outcome.to_dict() for outcome in outcomes.values()]})
     else:
         width = columns(sys.stdout.isatty())
         door.show("\n".join(summary(plan, outcomes, width, colored=door.colored())))
-    return _exit_code(fleet)
+    return signals.exit_code or _exit_code(fleet)
 
 
 def _exit_code(fleet: Fleet) -> int:
     outcomes = fleet.outcomes.values()
-    if fleet.interrupted:
-        return 130
     for kind, code in (("not_found", 127), ("not_executable", 126)):
         if any(outcome.error_kind == kind for outcome in outcomes):
             return code
     return 0 if all(outcome.ok for outcome in outcomes) else 1
 
 
-def _obey_signals(fleet: Fleet, run_id: str) -> None:
-    """Once: start nothing more. Twice, or SIGTERM: stop what runs. Three times: leave; the runners go on."""
-    asked = 0
+class _Signals:
+    """SIGINT once: start nothing more. Twice, or SIGTERM: stop what runs. Three times: leave; the runners go on."""
 
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        asked += 1 if number == signal.SIGINT else 2
-        if asked > 2 and number == signal.SIGINT:
-            os.write(sys.stderr.fileno(), f"\nleft; go on with: necrocode run --resume {run_id}\n".encode())
+    def __init__(self, fleet: Fleet, run_id: str) -> None:
+        self.exit_code = 0
+        self._fleet, self._run_id, self._asked = fleet, run_id, 0
+        signal.signal(signal.SIGINT, self._heard)
+        signal.signal(signal.SIGTERM, self._heard)
+
+    def _heard(self, number: int, frame: FrameType | None) -> None:
+        self.exit_code = self.exit_code or 128 + number
+        self._asked += 1 if number == signal.SIGINT else 2
+        if self._asked > 2 and number == signal.SIGINT:
+            with suppress(OSError):
+                cursor = "\x1b[?25h" if os.isatty(2) else ""  # the live picture had hidden it
+                os.write(2, f"{cursor}\nleft; go on with: necrocode run --resume {self._run_id}\n".encode())
             os._exit(130)
-        fleet.interrupt(asked)
-
-    signal.signal(signal.SIGINT, on_signal)
-    signal.signal(signal.SIGTERM, on_signal)
+        self._fleet.interrupt(self._asked)
 
 
 def _show_plan(door: Door, plan: Plan) -> None:
