@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from necrocode import git, journal
@@ -16,7 +17,7 @@ from necrocode.agent_runner.models import ImplementationResult, TaskContext, Tes
 from necrocode.agent_runner.monitor import ResourceMonitor
 from necrocode.agent_runner.resources import Place as Names
 from necrocode.agent_runner.task_executor import answered
-from necrocode.errors import GateTimeout, LeaseLost, NecrocodeError, StateUnusable
+from necrocode.errors import GateTimeout, LeaseLost, StateUnusable
 from necrocode.outcome import Outcome, Status
 from necrocode.work import Place, Work
 
@@ -62,19 +63,14 @@ class Implementation:
     def _implement(self, place: Place) -> Work:
         workspace = Workspace(place.workspace.path, place.workspace.branch, place.workspace.base, place)
         aside = self.is_in_process  # a command has its own clock, and its tree is ended by the engine
+        result: ImplementationResult | None = None
         with _Deadline(place, self._late, watching=aside) as deadline:
-            try:
-                result = answered(self._executor.execute(self._context, workspace), deadline.seconds)
-            except NecrocodeError:
-                raise
-            except Exception as error:
-                logger.warning("%s: the agent raised", self._order.runner_id, exc_info=True)
-                result = ImplementationResult(False, error=f"{type(error).__name__}: {error}")
+            result = answered(self._executor.execute(self._context, workspace), deadline.seconds)
         self.result = result
+        if result is None or deadline.is_over:
+            return self._late_work(deadline.seconds)
         if result.work is not None:
             return result.work
-        if deadline.is_over:
-            return self._late_work(deadline.seconds)
         usage = {key: float(value) for key, value in (result.usage or {}).items()}
         if result.success:
             return Work(usage=usage)
@@ -174,10 +170,14 @@ class _Deadline:
             self._thread.start()
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        """Swallows what is raised after the deadline: that it is late is what counts then."""
         self._over.set()
         if self._thread.is_alive():
             self._thread.join()
+        return self.is_over and isinstance(error, Exception)
 
     def _watch(self) -> None:
         assert self._place.deadline is not None

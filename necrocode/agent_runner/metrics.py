@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -108,7 +109,7 @@ class MetricsCollector:
         self.runner_id, self.task_id, self.spec_name = runner_id, task_id, spec_name
         self.events: list[Event] = []
         self._begun: dict[str, float] = {}
-        self._sampler: Any = None
+        self._sampled = sum(os.times()[:4]), clock.monotonic()
 
     def start_phase(self, phase_name: str) -> None:
         self._begun[phase_name] = clock.monotonic()
@@ -123,19 +124,15 @@ class MetricsCollector:
         self._tell("phase.finished", phase=phase_name, seconds=clock.monotonic() - begun, ok=True)
 
     def sample_resources(self) -> None:
-        """Memory and cpu of this process and all it started."""
-        import psutil
+        """The most memory this process or one of its ended children ever had, and the cpu since the last sample."""
+        import resource
 
-        if self._sampler is None:
-            self._sampler = psutil.Process()
-            self._sampler.cpu_percent()
-        memory = self._sampler.memory_info().rss
-        for child in self._sampler.children(recursive=True):
-            try:
-                memory += child.memory_info().rss
-            except psutil.Error:
-                continue
-        self._tell("resources.sampled", cpu_percent=self._sampler.cpu_percent(), memory_mb=memory / 2**20)
+        spent, now = sum(os.times()[:4]), clock.monotonic()
+        before, at = self._sampled
+        self._sampled = spent, now
+        peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        percent = 100.0 * (spent - before) / max(now - at, 1e-3)
+        self._tell("resources.sampled", cpu_percent=round(percent, 1), memory_mb=round(peak / 1024, 1))
 
     def record_implementation(self, files_changed: int, lines_added: int = 0, lines_removed: int = 0) -> None:
         count = files_changed if isinstance(files_changed, int) else len(files_changed)

@@ -41,22 +41,21 @@ def enter(
 
     `on_wait` hears what is waited for. Raises what `register` does."""
 
-    def waiting(refusal: Refused) -> None:
-        conflict = isinstance(refusal, ResourceConflictError)
-        if not (on_conflict == "wait" or (on_conflict is None and wait) if conflict else wait):
-            raise refusal
-        if on_wait:
-            on_wait(refusal)
-
     deadline = None if timeout is None else time.monotonic() + timeout
     while True:
-        left = None if deadline is None else max(0.0, deadline - time.monotonic())
         try:
-            return register(request, wait=wait or on_conflict == "wait", timeout=left, on_wait=waiting)
-        except ResourceConflictError as refusal:
-            if on_conflict != "warn" or refusal.reason == "duplicate":
+            return register(request)  # most need not wait: then no bell is made, and nobody hears of a queue
+        except Refused as refusal:
+            conflict = refusal if isinstance(refusal, ResourceConflictError) else None
+            if conflict and on_conflict == "warn" and refusal.reason != "duplicate":
+                request = request._replace(claims=without_taken(ledger, request.claims, conflict))
+                continue
+            if not (on_conflict == "wait" or (on_conflict is None and wait) if conflict else wait):
                 raise
-            request = request._replace(claims=without_taken(ledger, request.claims, refusal))
+            if on_wait:
+                on_wait(refusal)
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            return register(request, wait=True, timeout=left)
 
 
 def extend(

@@ -7,6 +7,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import necrocode
 from necrocode.agent_runner import ParallelCoordinator
+from necrocode.testing import wait_for
 
 WORKER = Path(__file__).with_name("s2_worker.py")
 
@@ -101,3 +103,13 @@ def add(coordinator: ParallelCoordinator, number: int, **more) -> bool:
     return coordinator.register_runner(
         f"runner-{number}", f"task-{number}", "spec", Path(f"/tmp/workspace{number}"), **more
     )
+
+
+def leaves_when_awaited(other: Runner, runner_id: str, state: Path) -> None:
+    """That runner of another process goes as soon as somebody waits here; no sooner, however slow this machine is."""
+
+    def watch() -> None:
+        wait_for(lambda: os.listdir(state / "queue"), 60)
+        other.ask("unregister_runner", runner_id)
+
+    threading.Thread(target=watch).start()

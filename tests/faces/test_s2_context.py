@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from s2_runners import add, let_go, runners
+from s2_runners import add, leaves_when_awaited, let_go, runners
 
 from necrocode.agent_runner import (
     ParallelCoordinator,
@@ -114,7 +114,7 @@ def test_the_context_waits_its_turn(state):
             ParallelExecutionContext(coordinator, "runner-1", "t", "s", "/tmp/w", wait=True, timeout=0.05),
         ):
             pytest.fail("the body ran")
-        threading.Timer(0.1, other.call, ("unregister_runner", "other")).start()
+        leaves_when_awaited(other, "other", state)
         with ParallelExecutionContext(coordinator, "runner-1", "t", "s", "/tmp/w", wait=True, timeout=20) as context:
             assert context.waited > 0
             assert coordinator.get_concurrent_count() == 1
