@@ -31,6 +31,9 @@ VERBS = {
     "gc": "Remove what is left over; shows it first.",
     "doctor": "Check the machine and the state directory.",
     "config": "Show or change the host's limit and quotas.",
+    "schema": "The JSON Schema of task files, for editors.",
+    "completion": "What teaches a shell to complete necrocode.",
+    "version": "The versions of necrocode and what it stands on.",
 }
 """Every verb and what `necrocode --help` says of it. Each is the `command` of necrocode.commands.<verb>."""
 
@@ -57,7 +60,7 @@ class Verbs(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args[0] not in VERBS and not args[0].startswith("-"):
+        if args[0] not in VERBS and not args[0].startswith("-") and not ctx.resilient_parsing:
             from difflib import get_close_matches
 
             near = get_close_matches(args[0], VERBS, 1)
