@@ -31,17 +31,17 @@ def wait_for(fact: Callable[[], Fact], within: float = 10.0, *, told: Callable[[
     return value
 
 
-def check(root: str | os.PathLike[str], *, tries: int = 200, lowered: bool = False) -> bool:
+def check(root: str | os.PathLike[str], *, tries: int = 200, lowered: bool = False, damaged: bool = False) -> bool:
     """Assert the invariants over the files alone, never taking the gate (a checker that did would repair first).
 
     While others move, it looks until nothing moved during one look; False when that never happened. A gate left
     marked as held by a dead process counts as quiet when its mark does not change. `lowered` says that the host's
-    limit may have been lowered under its holders. Raises Broken."""
+    limit may have been lowered under its holders, `damaged` that somebody has broken records by hand. Raises Broken."""
     place = Path(root)
     for _ in range(tries):
         before = _gate_line(place)
         try:
-            state: _State | Broken = _State.read(place)
+            state: _State | Broken = _State.read(place, damaged)
         except Broken as error:
             state = error
         if before == _gate_line(place) and (_is_free(before) or not _someone_inside(before)):
@@ -82,20 +82,22 @@ class _Lease(NamedTuple):
 class _State:
     """Everything in the directory, parsed anew, by code that shares nothing with the ledger's cache."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, damaged: bool) -> None:
+        self.root, self.damaged = root, damaged
         self.running: dict[str, _Lease] = {}
         self.fenced: dict[str, _Lease] = {}
         self.waiting: list[QueueName] = []
         self.limit: int | None = None
         self.quotas: dict[str, int] = {}
         self.counter = 0
+        self.lifelines: set[str] = set()
 
     @classmethod
-    def read(cls, root: Path) -> _State:
-        state = cls(root)
+    def read(cls, root: Path, damaged: bool) -> _State:
+        state = cls(root, damaged)
         state.counter = int((_gate_line(root).split() or [b"0"])[0])
         state.limit, state.quotas = read_terms(root / "config.json")
+        state.lifelines = set(os.listdir(root / "live"))
         for folder, into in (("runners", state.running), ("fenced", state.fenced)):
             for file_name in os.listdir(root / folder):
                 state._lease(root / folder / file_name, into)
@@ -107,12 +109,13 @@ class _State:
         try:
             name, record = LeaseName.parse(path.name), read_record(path)
         except FileNotFoundError:
-            return
+            return None
         except (Damaged, ValueError) as error:
-            raise Broken(f"I15: {path} is no record: {error}") from error
+            return self._broken(path, error)
         known = into.get(name.runner_id)
         if known is None or known.name[1:] < name[1:]:  # a writer that died left two revisions: the higher counts
             into[name.runner_id] = _Lease(name, record)
+        return None
 
     def _waiter(self, path: Path) -> None:
         try:
@@ -120,9 +123,14 @@ class _State:
             read_record(path)
             self.waiting.append(name)
         except FileNotFoundError:
-            return
+            return None
         except (Damaged, ValueError) as error:
-            raise Broken(f"I15: {path} is no waiter: {error}") from error
+            return self._broken(path, error)
+        return None
+
+    def _broken(self, path: Path, error: Exception) -> None:
+        if not self.damaged:
+            raise Broken(f"I15: {path} is no record: {error}") from error
 
     def check(self, lowered: bool) -> None:
         self._check_limits(lowered)
@@ -167,6 +175,6 @@ class _State:
         twice = {one for one in places if places.count(one) > 1}
         if twice:
             raise Broken(f"I5: in two places at once: {sorted(twice)}")
-        hidden = [one for one in places if not os.path.exists(self.root / "live" / one)]
+        hidden = [one for one in places if one not in self.lifelines]
         if hidden:
             raise Broken(f"I6: without a lifeline: {sorted(hidden)}")

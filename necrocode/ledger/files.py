@@ -164,10 +164,13 @@ class FileLedger(Operations):
 
     def _ring(self) -> None:
         # Before the gate is marked free, so that a death here is noticed and made good by the next one in.
-        for runner_id in self._to_wake:
-            waiting.ring(self._bell(runner_id))
+        unheard = [runner_id for runner_id in self._to_wake if not waiting.ring(self._bell(runner_id))]
+        if unheard:
+            # As if we had died here: a lifeline that closes in plain sight wakes the watchman, who rings all.
+            self._door.owes = True
+        else:
+            self._unlink(*self._to_hide)
         self._to_wake.clear()
-        self._unlink(*self._to_hide)
         self._to_hide.clear()
 
     def _after_gate(self) -> None:
@@ -182,9 +185,9 @@ class FileLedger(Operations):
     # ---- a request's way in and out
 
     def _open(self, request: Request) -> Lease:
-        lease = Lease(record_of(request))
-        lease.pid = os.getpid()
         with told(self._root):
+            lease = Lease(record_of(request))
+            lease.pid = os.getpid()
             lease.lifeline, life = lifeline.create(self.state, request.runner_id, tree=request.tree)
         self._places[lease] = (life, f"{life}.json")
         return lease
@@ -251,7 +254,7 @@ class FileLedger(Operations):
         _leases[self._root, lease.runner_id] = lease
 
     def _rename_in(self, source: str, name: LeaseName, record: RunnerInstance) -> Standing:
-        move(source, f"{self._root}/runners/{name}")
+        os.rename(source, f"{self._root}/runners/{name}")
         standing = standing_of(name, record, fenced=False)
         self._book.add_lease("runners", name, standing)
         return standing
@@ -284,7 +287,11 @@ class FileLedger(Operations):
         old = LeaseName(*standing.name)
         draft = self._draft(standing.runner_id)
         put(draft, to_json(record._replace(token=standing.token).to_dict()), mode=self.state.file_mode)
-        renewed = self._rename_in(draft, old._replace(revision=old.revision + 1), record)
+        try:
+            renewed = self._rename_in(draft, old._replace(revision=old.revision + 1), record)
+        except BaseException:
+            self._unlink(draft)
+            raise
         if standing.unreadable:
             self._book.set_aside(self.state.runners / str(old), "damaged; published anew by its owner")
         else:
@@ -490,7 +497,8 @@ class FileLedger(Operations):
         while event := _taken(self._told):
             events.append(event)
         if events:
-            journal.append(self.state.events, events)
+            with suppress(OSError):  # what happened has happened, also when it cannot be told
+                journal.append(self.state.events, events)
 
 
 def _taken(queue: deque[Taken]) -> Taken | None:

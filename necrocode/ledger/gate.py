@@ -36,19 +36,20 @@ class Gate:
     def __init__(self, state: StateDir, patience: float = 10.0) -> None:
         self._state, self._patience = state, patience
         self._path = str(state.lock)
+        self._descriptor: int | None = None
         self._place: tuple[int, int] | None = None
         self._threads = threading.Lock()
-        self._descriptor: int | None = None
         self._pid = 0
         self.counter = 0
         self.generation = 0
         self.crashed = False
         self.moved = False
+        self.owes = False
 
     @contextmanager
     def held(self, operation: str, *, patience: float | None = None) -> Iterator[Gate]:
         """Inside, nobody else changes the state. `crashed` tells whether the last one in died there, `moved` whether
-        the directory is another one than last time.
+        the directory is another one than last time. Whoever sets `owes` leaves as if it had died.
 
         Raises GateTimeout after `patience` seconds (naming who is inside), StateUnusable for what the system
         refuses, here or in the body."""
@@ -84,13 +85,14 @@ class Gate:
         text = os.pread(self._open(), _LENGTH, 0)
         self._take_counter(text[:_COUNTER])
         free, generation = _parse_state(text[_COUNTER:])
-        self.crashed, self.generation = not free, generation + 1
+        self.crashed, self.generation, self.owes = not free, generation + 1, False
         self._write_state(
             f"held {self.generation} pid={os.getpid()} op={operation.replace(' ', '-')} mono={time.monotonic():.3f}"
         )
 
     def _leave(self) -> None:
-        self._write_state(f"free {self.generation}")
+        if not self.owes:
+            self._write_state(f"free {self.generation}")
 
     def _unlock(self) -> None:
         if self._descriptor is not None and self._pid == os.getpid():
@@ -147,6 +149,9 @@ class Gate:
             share(descriptor, self._state.file_mode)
         self._descriptor, self._pid = descriptor, os.getpid()
         return descriptor
+
+    def __del__(self) -> None:
+        self._close()
 
     def _close(self) -> None:
         descriptor, self._descriptor = self._descriptor, None

@@ -76,7 +76,8 @@ def is_held(path: str | os.PathLike[str]) -> bool:
 def _probe(path: str | os.PathLike[str]) -> bytes | None:
     """What a held lifeline says; None when nobody holds it or there is none."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | UNSHARED)
+        # Not blocking: what lies in its place may be a FIFO, and nobody may hang in here.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | UNSHARED)
     except FileNotFoundError:
         return None
     try:

@@ -66,14 +66,18 @@ def close_bell(bell: int, *paths: str) -> None:
     lifeline.close(bell)
 
 
-def ring(path: str) -> None:
-    """Wake a waiter. One that has no bell looks by itself; one that has died needs no waking."""
-    with suppress(OSError):
+def ring(path: str) -> bool:
+    """Wake a waiter; False when that failed. One without a bell looks by itself, one that died needs no waking, and
+    a bell that nobody has answered yet is full of rings."""
+    try:
         descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK | UNSHARED)
         try:
             os.write(descriptor, b"!")
         finally:
             os.close(descriptor)
+    except OSError as error:
+        return error.errno in (errno.ENXIO, errno.ENOENT, errno.EAGAIN, errno.EPIPE)
+    return True
 
 
 def ring_all(state: StateDir) -> None:

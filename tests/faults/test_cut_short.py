@@ -1,0 +1,26 @@
+"""Each changing operation of the ledger, cut short at each of its system calls: by kill -9, and by an error.
+
+Right afterwards the invariants hold on the files alone, waiters are served without any tick, and then everything
+is free again, nothing is left over and all slots are back. After an error the same ledger works on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import enumeration
+import pytest
+from actors import run_clean
+
+
+@pytest.mark.parametrize("name", enumeration.OPERATIONS)
+def test_killed_before_and_after_each_call(name: str, state_root: Path) -> None:
+    report = run_clean(enumeration.kill_everywhere, name, str(state_root))
+    assert not report.wrong, "\n".join(report.wrong)
+    assert report.cut > 10 and report.past > 0
+
+
+@pytest.mark.parametrize("name", enumeration.OPERATIONS)
+def test_refused_at_each_call(name: str, state_root: Path) -> None:
+    report = run_clean(enumeration.fail_everywhere, name, str(state_root))
+    assert not report.wrong, "\n".join(report.wrong)
+    assert report.cut > 5 and report.past > 0
