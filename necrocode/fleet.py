@@ -149,9 +149,7 @@ class Fleet:
         try:
             order = self.plan.order(self._state, task, number, self.outcomes)
         except NecrocodeError as error:
-            write_result(
-                folder, Outcome(task.id, Status.FAILED, number, str(error), "needs_attention", ended=time.time())
-            )
+            write_result(folder, _end(task.id, folder, Status.FAILED, str(error), "needs_attention"))
             self._run(task.id, Running(folder, "", None))
             return self._conclude(task.id)
         self._state.write(folder / "task.json", to_json(order.to_dict()))
@@ -226,10 +224,12 @@ class Fleet:
         what = said["said"]
         if what == "done":
             return self._conclude(task_id)
+        if what == "unusable":
+            # Nothing that it did could be written down; as long as that is so, nothing can be told or begun.
+            raise StateUnusable(said["path"], said["reason"], hint=said["hint"])
         if what in ("broken", "refused"):
-            folder, error = Path(said["folder"]), said["error"]
-            broken = Outcome(task_id, Status.FAILED, _number(folder), error, "broken", ended=time.time())
-            write_result(folder, broken)
+            folder = Path(said["folder"])
+            write_result(folder, _end(task_id, folder, Status.FAILED, said["error"], "broken"))
             return self._conclude(task_id)
         if what == "waiting":
             self.schedule.blocked(task_id)
@@ -296,12 +296,10 @@ class Fleet:
         """What is to be said of an attempt whose runner says no more."""
         stopping = self.schedule.standing(task_id).status is Status.STOPPING
         how = (Status.CANCELLED, "it was stopped", "stopped") if stopping else (Status.LOST, "its runner died", "lost")
-        status, error, kind = how
-        number = _number(running.folder)
-        end = Outcome(task_id, status, number, error, kind, runner_id=running.runner_id, ended=time.time())
-        write_result(running.folder, end)
+        end = _end(task_id, running.folder, *how)
+        write_result(running.folder, end._replace(runner_id=running.runner_id))
         if not stopping:
-            self._tell("attempt.lost", task_id, attempt=number)
+            self._tell("attempt.lost", task_id, attempt=end.attempt)
 
     def _look_after(self, task_id: str) -> None:
         """Whether an adopted attempt has come to its end, or its runner to its own."""
@@ -339,7 +337,7 @@ class Fleet:
         outcome = self._result(folder)
         if self.schedule.standing(task_id).status is not Status.WAITING:
             return None
-        if outcome is None and not self._was_begun(task_id, number, folder):
+        if outcome is None and not self._was_begun(task_id, folder):
             return None
         if outcome and (outcome.status is Status.CANCELLED or (self._retry_failed and not outcome.ok)):
             return None  # it may be done once more, with all its attempts
@@ -350,12 +348,11 @@ class Fleet:
         self._listener(task_id, "adopted", {"attempt": number})
         self._look_after(task_id)
 
-    def _was_begun(self, task_id: str, number: int, folder: Path) -> bool:
+    def _was_begun(self, task_id: str, folder: Path) -> bool:
         """Whether a runner took the attempt. When none did, none ever will: the attempt is given up here."""
         if not take(folder):
             return True
-        never = Outcome(task_id, Status.CANCELLED, number, "its launcher died before it began", "not_begun")
-        write_result(folder, never._replace(ended=time.time()))
+        write_result(folder, _end(task_id, folder, Status.CANCELLED, "its launcher died before it began", "not_begun"))
         return False
 
     def _dismiss(self) -> None:
@@ -369,5 +366,7 @@ class Fleet:
         journal.append(self._state.events, [journal.make(kind, task_id=task_id, run_id=self.plan.run_id, **facts)])
 
 
-def _number(folder: Path) -> int:
-    return int(folder.name.rpartition(".")[2])
+def _end(task_id: str, folder: Path, status: Status, error: str, kind: str) -> Outcome:
+    """The outcome of an attempt of which no runner tells."""
+    now, number = time.time(), int(folder.name.rpartition(".")[2])
+    return Outcome(task_id, status, number, error, kind, started=now, ended=now)

@@ -15,6 +15,8 @@ from typing import Any
 
 from necrocode.statedir import StateDir, told
 
+ENDS = ("done", "broken", "refused", "unusable")
+"""The last words of a runner about an attempt."""
 _left: list[subprocess.Popen[bytes]] = []
 """Runners that went on without us; kept, so that nobody complains of children that were forgotten."""
 
@@ -59,7 +61,7 @@ class Hand:
         for line in lines:
             said = json.loads(line)
             self.proven = True
-            self.idle = said["said"] in ("done", "broken", "refused") and "leaving" not in said
+            self.idle = said["said"] in ENDS and "leaving" not in said
             yield said
 
     def stop(self) -> None:

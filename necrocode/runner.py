@@ -58,7 +58,7 @@ class Process:
         self._say(folder, what, **facts, **({"leaving": "yes"} if self._leaving else {}))
 
     def _carry(self, folder: Path, stop: process.Stop) -> tuple[str, dict[str, str]]:
-        """The last thing to say about an attempt. Its result is on the disk then, unless it says broken or refused."""
+        """The last thing to say about an attempt. Only when that is "done" its result is on the disk."""
         try:
             if not take(folder):
                 return "refused", {"error": "somebody else has taken this attempt"}
@@ -69,6 +69,8 @@ class Process:
                 outcome = self._interrupted(order)
             write_result(folder, outcome)
             return "done", {"status": str(outcome.status)}
+        except StateUnusable as error:
+            return "unusable", {"path": error.path, "reason": error.reason, "hint": error.hint}
         except (NecrocodeError, KeyError, TypeError, OSError) as error:
             return "broken", {"error": str(error) if isinstance(error, NecrocodeError) else repr(error)}
 
