@@ -35,8 +35,8 @@ class Target(NamedTuple):
 
 
 class Stopped(NamedTuple):
-    """How one target ended: `how` is asked, killed, gone (its process had ended before) or alive; `survivors` are
-    pids that could not be ended."""
+    """How one target ended: `how` is asked, killed, gone (its process had ended before), orphaned (it had, and left
+    others that were ended) or alive; `survivors` are pids that could not be ended."""
 
     name: str
     state: str
@@ -122,7 +122,7 @@ class _Stopping:
     def ask(self, *, through_launcher: bool) -> None:
         if through_launcher:
             self._asked = True
-        elif self.target.holder and _in_reach(self.target.holder):
+        elif self.target.holder and _in_reach(self.target.holder) and not process.is_gone(self.target.holder):
             self._asked = who.send(self.target.holder.pid, self.target.holder.start_ticks, signal.SIGTERM)
 
     def look(self, now: float) -> None:
@@ -130,7 +130,7 @@ class _Stopping:
             return None
         waited = now - self._began
         if not self._alive():
-            return self._settled("killed" if self._struck else "asked" if self._asked else "gone", waited)
+            return self._settled(self._how(), waited)
         if not self._struck and (waited >= self._grace or not self._asked):
             self._strike(self._grace if not self._asked else 0.0)
         elif self._struck and waited >= self._grace + _LAST_WORDS:
@@ -139,6 +139,11 @@ class _Stopping:
             if waited >= self._grace + 2 * _LAST_WORDS:
                 self._settled("alive", waited)
         return None
+
+    def _how(self) -> str:
+        if self._asked:
+            return "killed" if self._struck else "asked"
+        return "orphaned" if self._struck else "gone"
 
     def _strike(self, grace: float) -> None:
         """End the tree; the runner itself, which does not carry the mark, gets a moment to tell of it."""

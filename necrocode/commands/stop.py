@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _WORDS = {
     "asked": "ended", "killed": "was ended by force", "gone": "had ended already; its lease was removed",
-    "alive": "could not be ended",
+    "orphaned": "had died; what it left was ended", "alive": "could not be ended",
 }  # fmt: skip
 
 
