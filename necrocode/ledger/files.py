@@ -251,6 +251,7 @@ class FileLedger(Operations):
 
     def _enter(self, lease: Lease) -> None:
         self._places.pop(lease, None)
+        self._hush(lease)  # admitted at once: nobody will ring
         _leases[self._root, lease.runner_id] = lease
 
     def _rename_in(self, source: str, name: LeaseName, record: RunnerInstance) -> Standing:

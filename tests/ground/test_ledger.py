@@ -872,3 +872,13 @@ class TestReading:
         assert next(watch).live == 1
         files.release(lease)
         assert next(watch).live == 0
+
+
+def test_what_is_granted_at_once_leaves_no_bell_behind(tmp_path: Path) -> None:
+    """Registering with wait, again and again, without ever having to wait."""
+    ledger = FileLedger(tmp_path / "state")
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(100):
+        ledger.release(ledger.register(Request("again"), wait=True))
+    assert os.listdir(ledger.state.tmp) == []
+    assert len(os.listdir("/proc/self/fd")) <= before + 3
