@@ -214,8 +214,7 @@ def test_no_shell_and_no_pickle_from_files():
 
 BROAD = {
     ("cli.py", "main"): "the edge: a person gets one sentence, a developer the traceback",
-    ("agent_runner/implementation.py", "_implement"): "what the caller's own agent raises is the result's error",
-    ("agent_runner/runner_orchestrator.py", "carrying"): "it is raised again by the thread that waits",
+    ("agent_runner/one_run.py", "carrying"): "it is raised again by the thread that waits",
 }
 MOST_BROAD = 4
 
