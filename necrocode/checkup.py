@@ -19,6 +19,7 @@ from typing import NamedTuple
 from necrocode import cleaning, git, journal, process
 from necrocode.errors import NecrocodeError, StateUnreadable, StateUnusable
 from necrocode.ledger.files import FileLedger
+from necrocode.ledger.records import read_terms
 from necrocode.screen import counted, duration
 from necrocode.statedir import UNSHARED, StateDir, filesystem, refuse_remote
 
@@ -270,17 +271,18 @@ def _clock(state: StateDir) -> Iterator[Finding]:
 
 
 def _settings(ledger: FileLedger) -> Iterator[Finding]:
+    path = ledger.state.root / "config.json"
     try:
-        snapshot = ledger.snapshot()
+        limit, quotas = read_terms(path)
     except StateUnreadable as error:
-        yield Finding("settings", False, str(error), f"rm {ledger.state.root / 'config.json'}, and set the limit again")
+        yield Finding("settings", False, str(error), f"rm {path}, and set the limit again")
         return
-    told = [f"limit {snapshot.limit or 'none'}", *(f"quota {name} {count}" for name, count in snapshot.quotas.items())]
+    told = [f"limit {limit or 'none'}", *(f"quota {name} {count}" for name, count in quotas.items())]
     yield Finding("settings", True, ", ".join(told))
 
 
 def _records(ledger: FileLedger) -> Iterator[Finding]:
-    broken = ledger.snapshot().unreadable
+    broken = [name for name in ledger.snapshot().unreadable if name != "config.json"]
     if broken:
         fix = "necrocode doctor --fix moves those of the dead to quarantine"
         yield Finding("records", False, f"cannot be read: {', '.join(broken[:5])}", fix, ledger.sweep)

@@ -1,0 +1,278 @@
+"""necrocode gc and doctor: nothing that is in use or nowhere else is touched, and what is wrong is found."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from actors import Puppet
+from cli_call import Cli, calls, is_alive, kill, until
+
+from necrocode import git, workspace
+from necrocode.claim import Claim
+from necrocode.lease import Request
+from necrocode.ledger.files import FileLedger
+
+MONTHS = 60 * 86400
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    place = tmp_path / "repo"
+    place.mkdir()
+    (place / "a.txt").write_text("a\n")
+    for argv in (["init", "-q", "-b", "main"], ["config", "user.name", "n"], ["config", "user.email", "e@x"],
+                 ["add", "-A"], ["commit", "-qm", "one"]):  # fmt: skip
+        subprocess.run(["git", *argv], cwd=place, check=True)
+    return place
+
+
+@pytest.fixture
+def cli(state_root: Path, repository: Path) -> Iterator[Cli]:
+    with calls(state_root, repository) as made:
+        yield made
+
+
+@pytest.fixture
+def ledger(state_root: Path) -> FileLedger:
+    return FileLedger(state_root)
+
+
+@pytest.fixture
+def holder(ledger: FileLedger, repository: Path) -> Callable[..., Path]:
+    """Makes a workspace for a runner of this process that is known to the state directory."""
+
+    def make(name: str, *, living: bool = False) -> Path:
+        path = repository.parent / "repo.worktrees" / name
+        lease = ledger.register(Request(name, (Claim.workspace(str(path)),)))
+        workspace.prepare(
+            git.open_repository(repository),
+            state_root=ledger.state.root,
+            path=path,
+            branch=f"necrocode/{name}",
+            holder=name,
+        )
+        if not living:
+            ledger.release(lease)
+        return path
+
+    return make
+
+
+def things(cli: Cli, *args: str) -> dict[str, Any]:
+    return {Path(thing["name"]).name: thing for thing in cli.json("gc", *args)["things"]}
+
+
+def age(path: Path, seconds: float = MONTHS) -> None:
+    for place in (path, *(path.rglob("*") if path.is_dir() else ())):
+        old = place.stat().st_mtime - seconds
+        os.utime(place, (old, old))
+
+
+def test_nothing_to_do(cli: Cli, ledger: FileLedger) -> None:
+    done = cli("gc", "--yes")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "nothing to remove\n")
+
+
+def test_leases_of_the_dead_go_and_those_of_the_living_stay(
+    cli: Cli, ledger: FileLedger, puppet: Callable[..., Puppet]
+) -> None:
+    ledger.register(Request("living"))
+    dead = puppet()
+    dead.do("register", Request("dead"))
+    dead.kill()
+    shown = cli("gc")
+    assert shown.returncode == 0 and "dry run" in shown.stderr
+    assert shown.stdout.splitlines()[1].split()[:3] == ["remove", "lease", "dead"] and "living" not in shown.stdout
+    assert len(ledger.snapshot().runners) == 2
+    assert cli("gc", "--yes").stderr == "removed 1 thing\n"
+    assert [seen.record.runner_id for seen in ledger.snapshot().runners] == ["living"]
+
+
+def test_only_clean_workspaces_of_the_gone_go(cli: Cli, holder: Callable[..., Path]) -> None:
+    clean, dirty, ahead, used = holder("clean"), holder("dirty"), holder("ahead"), holder("used", living=True)
+    (dirty / "new.txt").write_text("unsaved\n")
+    (ahead / "a.txt").write_text("mine\n")
+    subprocess.run(["git", "commit", "-qam", "mine"], cwd=ahead, check=True)
+    told = things(cli, "--yes")
+    assert {name: thing["do"] for name, thing in told.items()} == {
+        "clean": "removed", "dirty": "keep", "ahead": "keep", "used": "keep",
+    }  # fmt: skip
+    assert "uncommitted work" in told["dirty"]["keep"] and "1 commit of necrocode/ahead" in told["ahead"]["keep"]
+    assert "used works in it" in told["used"]["keep"]
+    assert not clean.exists() and dirty.exists() and ahead.exists() and used.exists()
+
+
+def test_force_saves_before_it_removes_and_leaves_the_living_alone(
+    cli: Cli, holder: Callable[..., Path], repository: Path
+) -> None:
+    dirty, ahead, used = holder("dirty"), holder("ahead"), holder("used", living=True)
+    (dirty / "new.txt").write_text("unsaved\n")
+    (used / "new.txt").write_text("unsaved\n")
+    (ahead / "a.txt").write_text("mine\n")
+    subprocess.run(["git", "commit", "-qam", "mine"], cwd=ahead, check=True)
+    assert things(cli, "--force")["dirty"]["do"] == "remove" and dirty.exists()
+    told = things(cli, "--force", "--yes")
+    assert (told["dirty"]["told"], told["used"]["do"]) == ("saved as refs/necrocode/snap/dirty/1", "keep")
+    assert not dirty.exists() and not ahead.exists() and used.exists()
+    show = ["git", "show", "refs/necrocode/snap/dirty/1:new.txt", "necrocode/ahead:a.txt"]
+    assert subprocess.run(show, cwd=repository, capture_output=True, text=True).stdout == "unsaved\nmine\n"
+
+
+def test_a_workspace_in_which_somebody_stands_stays(cli: Cli, holder: Callable[..., Path]) -> None:
+    path = holder("clean")
+    visitor = subprocess.Popen(["sleep", "60"], cwd=path)
+    try:
+        told = things(cli, "--force", "--yes")["clean"]
+        assert told["do"] == "keep" and str(visitor.pid) in told["keep"]
+    finally:
+        visitor.kill()
+        visitor.wait()
+    assert things(cli, "--yes")["clean"]["do"] == "removed" and not path.exists()
+
+
+def test_a_workspace_of_another_state_directory_stays(cli: Cli, holder: Callable[..., Path], tmp_path: Path) -> None:
+    path = holder("clean")
+    assert cli("exec", "--state-dir", str(tmp_path / "other"), "--", "true").returncode == 0
+    told = things(cli, "--state-dir", str(tmp_path / "other"), "--force", "--yes")
+    assert "not known to this state directory" in told["clean"]["keep"] and path.exists()
+
+
+def test_only_what_is_old_goes(cli: Cli, ledger: FileLedger, tmp_path: Path) -> None:
+    tasks = tmp_path / "tasks.toml"
+    tasks.write_text('[[task]]\nid = "a"\ncommand = ["true"]\n')
+    for _ in range(2):
+        assert cli("run", str(tasks), "--workspace", "none").returncode == 0
+    state = ledger.state
+    old, new = sorted(path.name for path in state.runs.iterdir())
+    for place in (state.quarantine_folder / "bad", state.events / "2001-01-01.jsonl"):
+        place.write_text("")
+        age(place)
+    age(state.runs / old)
+    (state.quarantine_folder / "fresh").write_text("")
+    assert sorted(things(cli)) == sorted([old, "bad", "2001-01-01.jsonl"])
+    assert things(cli, "--older", "90d") == {}
+    assert {thing["do"] for thing in things(cli, "--yes").values()} == {"removed"}
+    assert [path.name for path in state.runs.iterdir()] == [new]
+    assert os.listdir(state.quarantine_folder) == ["fresh"] and len(os.listdir(state.events)) == 1
+    assert os.listdir(state.tmp) == []
+
+
+def test_a_run_with_something_alive_stays_however_old(cli: Cli, ledger: FileLedger, tmp_path: Path) -> None:
+    tasks = tmp_path / "tasks.toml"
+    tasks.write_text(f'[[task]]\nid = "a"\ncommand = ["sh", "-c", "echo $$ > {tmp_path}/pid; exec sleep 300"]\n')
+    launcher = cli.start("run", str(tasks), "--workspace", "none")
+    pid = int(until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text()))
+    [folder] = ledger.state.runs.iterdir()
+    age(folder)
+    assert "follows it" in things(cli)[folder.name]["keep"]
+    launcher.kill()
+    launcher.wait()
+    age(folder)
+    assert "a runner of it lives" in things(cli)[folder.name]["keep"]
+    kill(pid)
+    until(lambda: (folder / "a.1" / "result.json").exists())
+    until(lambda: not ledger.snapshot().runners)
+    age(folder)
+    assert things(cli, "--yes")[folder.name]["do"] == "removed"
+
+
+# -- doctor
+
+
+def findings(done_or_cli: Cli, *args: str) -> dict[str, Any]:
+    return {finding["name"]: finding for finding in done_or_cli.json("doctor", *args)["findings"]}
+
+
+def test_all_is_well(cli: Cli, ledger: FileLedger) -> None:
+    done = cli("doctor")
+    assert done.returncode == 0 and done.stderr == "all is well\n", done.stdout
+    found = findings(cli)
+    assert {"git", "libraries", "descriptors", "inotify", "file system", "locks", "pipes", "gate"} <= set(found)
+    assert "refused" in found["locks"]["said"]
+
+
+def test_every_finding_has_its_fix(cli: Cli, ledger: FileLedger, puppet: Callable[..., Puppet]) -> None:
+    dead = puppet()
+    dead.do("register", Request("dead"))
+    dead.kill()
+    (ledger.state.runners / "bad.7.0.json").write_text("{")
+    (ledger.state.root / "config.json").write_text('{"limit": "many"}')
+    done = cli("doctor")
+    assert done.returncode == 1
+    bad = {name: finding for name, finding in findings(cli).items() if not finding["ok"]}
+    assert "config.json" in bad["settings"]["said"] and bad["settings"]["fix"].startswith("rm ")
+    (ledger.state.root / "config.json").unlink()
+    bad = {name: finding for name, finding in findings(cli).items() if not finding["ok"]}
+    assert set(bad) == {"records", "leases"} and all(finding["fix"] for finding in bad.values())
+    assert "runners/bad.7.0.json" in bad["records"]["said"] and "dead" in bad["leases"]["said"]
+    fixed = cli("doctor", "--fix")
+    assert fixed.returncode == 1 and ledger.snapshot().runners == ()
+    bad = {name: finding for name, finding in findings(cli).items() if not finding["ok"]}
+    assert set(bad) == {"quarantine"} and "bad.7.0.json" in bad["quarantine"]["said"]
+
+
+def test_the_silent_and_the_left_over_are_found(
+    cli: Cli, ledger: FileLedger, puppet: Callable[..., Puppet], holder: Callable[..., Path]
+) -> None:
+    puppet().do("register", Request("silent", heartbeat_timeout=0.1))
+    until(lambda: ledger.snapshot().runners[0].liveness == "silent")
+    holder("clean")
+    found = findings(cli)
+    assert found["left over"]["fix"].startswith("necrocode gc")
+
+
+def test_a_gate_that_stays_shut_is_found_with_who_is_inside(cli: Cli, ledger: FileLedger) -> None:
+    with ledger._gate("testing"):
+        found = findings(cli)["gate"]
+    assert not found["ok"] and f"pid={os.getpid()} op=testing" in found["said"]
+
+
+def test_a_directory_open_to_others_is_found_and_closed(cli: Cli, ledger: FileLedger) -> None:
+    ledger.state.root.chmod(0o777)
+    assert "chmod 700" in findings(cli)["state directory"]["fix"]
+    assert cli("doctor", "--fix").returncode == 0
+    assert ledger.state.root.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_directory_that_cannot_be_made_is_found(cli: Cli) -> None:
+    found = findings(cli, "--state-dir", "/proc/none/state")["state directory"]
+    assert not found["ok"] and found["fix"]
+
+
+def test_few_descriptors_are_found(cli: Cli, ledger: FileLedger) -> None:
+    argv = ["sh", "-c", 'ulimit -n 256; exec "$@"', "sh", sys.executable, "-m", "necrocode", "doctor"]
+    done = subprocess.run(argv, env=cli.environment(), cwd=cli.where, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and "256 open files" in done.stdout and "fix: ulimit -n" in done.stdout
+
+
+def test_a_lock_that_excludes_nobody_would_be_found(tmp_path: Path) -> None:
+    """The question that doctor asks of another process: refused while we hold the lock, given afterwards."""
+    from necrocode.checkup import _another_tries
+    from necrocode.statedir import StateDir
+
+    state = StateDir(tmp_path / "state")
+    path = state.tmp / "x"
+    path.touch()
+    assert _another_tries(state, path) == 0
+    with path.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert _another_tries(state, path) == 3
+
+
+def test_dead_means_dead(cli: Cli, ledger: FileLedger) -> None:
+    """A stopped process is alive: its lease is neither shown as one of the dead nor removed."""
+    process = cli.start("exec", "--name", "stopped", "--", "sleep", "60")
+    until(lambda: ledger.snapshot().runners)
+    os.kill(process.pid, 19)
+    assert things(cli, "--yes") == {} and is_alive(process.pid)
+    assert [seen.record.runner_id for seen in ledger.snapshot().runners] == ["stopped"]
+    os.kill(process.pid, 18)
+    process.terminate()
+    process.wait(30)
