@@ -183,7 +183,7 @@ class Attempt:
         deadline = None if order.task.timeout is None else time.monotonic() + order.task.timeout
         place = Place(
             self._workspace, self._folder, order.task, self._environment(lease, deadline), self._stop, order.runner_id,
-            deadline, (lease.lifeline,) if lease.lifeline is not None else (), order.grace,
+            deadline, (lease.lifeline,) if lease.lifeline is not None else (), order.grace, alone=order.alone,
         )  # fmt: skip
         for number, argv in enumerate(order.setup, 1):
             if not (work := run_command(place, argv, log=f"setup-{number}.")).ok:

@@ -22,7 +22,8 @@ class Order(NamedTuple):
 
     `repository` and `path` are directories ("" for no repository); `base` is any revision; `claims` are wanted on
     top of the workspace and the branch; `patience` is how many seconds to wait for what strangers hold (None: for
-    ever), when `wait` is set; `folder` is where logs and the result go."""
+    ever), when `wait` is set; `folder` is where logs and the result go;
+    `alone` says that the process that carries this does nothing else meanwhile, so every orphan is this attempt's."""
 
     run_id: str
     task: Task
@@ -43,6 +44,7 @@ class Order(NamedTuple):
     heartbeat_interval: float = 5.0
     grace: float = 10.0
     keep_workspace: bool = False
+    alone: bool = False
 
     @property
     def runner_id(self) -> str:

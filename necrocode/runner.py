@@ -64,7 +64,9 @@ class Process:
                 return "refused", {"error": "somebody else has taken this attempt"}
             order = Order.from_dict(read_json(folder / "task.json"))
             try:
-                outcome = carry(order, self._ledger, stop=stop, told=partial(self._on_phase, folder))
+                outcome = carry(
+                    order._replace(alone=True), self._ledger, stop=stop, told=partial(self._on_phase, folder)
+                )
             except _Interrupted:
                 outcome = self._interrupted(order)
             write_result(folder, outcome)

@@ -39,6 +39,7 @@ class Place(NamedTuple):
     pass_fds: tuple[int, ...] = ()
     grace: float = 10.0
     on_line: Callable[[str, bytes], None] | None = None
+    alone: bool = False
 
 
 class Work(NamedTuple):
@@ -113,7 +114,7 @@ def run_command(
         ended = process.run(
             argv, cwd=place.workspace.path, env=place.env, marker=place.marker, limits=limits, stop=place.stop,
             stdout=place.folder / f"{log}stdout.log", stderr=place.folder / f"{log}stderr.log",
-            pass_fds=place.pass_fds, on_line=place.on_line,
+            pass_fds=place.pass_fds, on_line=place.on_line, adopt=place.alone,
         )  # fmt: skip
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""

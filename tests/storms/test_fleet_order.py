@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from pathlib import Path
@@ -400,3 +401,21 @@ def test_hundreds_of_tasks_that_do_nothing(bench: Bench) -> None:
     took = time.monotonic() - began
     assert set(statuses(outcomes).values()) == {DONE}
     assert took < 30, f"{took:.1f} s for 300 tasks"
+
+
+def test_a_daemon_that_hides_from_its_runner_is_ended_all_the_same(bench: Bench, tmp_path: Path) -> None:
+    """It left its session, lost its parent, and has an empty environment: only its being an orphan tells."""
+    pid_file = tmp_path / "pid"
+    hide = (
+        "import os, sys\n"
+        "if os.fork() == 0:\n"
+        "    os.setsid()\n"
+        "    if os.fork() == 0:\n"
+        f"        open({str(pid_file)!r}, 'w').write(str(os.getpid()))\n"
+        "        os.execve('/bin/sleep', ['sleep', '600'], {})\n"
+        "    os._exit(0)\n"
+        "os.wait()\n"
+    )
+    bench.run(bench.plan(Task("hider", command=(sys.executable, "-c", hide))))
+    pid = int(pid_file.read_text())
+    wait_for(lambda: not Path(f"/proc/{pid}").exists(), within=20)
