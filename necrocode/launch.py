@@ -153,7 +153,10 @@ def _agents(tasks: Iterable[Task]) -> dict[str, Argv]:
 
 
 def _agent(name: str, known: Mapping[str, Argv]) -> Argv:
-    argv = known.get(name) or tuple(shlex.split(name))
+    try:
+        argv = known.get(name) or tuple(shlex.split(name))
+    except ValueError as error:
+        raise ConfigError(f"agent {name!r} is no command line: {str(error).lower()}", hint="close its quotes") from None
     if name not in known and not any("{prompt}" in argument for argument in argv):
         raise ConfigError(
             f"agent {name!r} is neither known nor a command line with {{prompt}}",

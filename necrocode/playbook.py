@@ -14,8 +14,8 @@ from necrocode.errors import PlaybookExecutionError
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_.-]*)\}")
 _CONDITION = re.compile(
-    r"""\s*(?P<left>"[^"]*"|'[^']*'|\$\{[^}]+\}|[^\s=!<>]+)
-        (?:\s*(?P<operator>==|!=|<=|>=|<|>)\s*(?P<right>"[^"]*"|'[^']*'|\$\{[^}]+\}|[^\s=!<>]+))?\s*""",
+    r"""\s*(?P<left>"[^"]*"|'[^']*'|\$\{[^}]+\}|[^\s=!<>"']+)
+        (?:\s*(?P<operator>==|!=|<=|>=|<|>)\s*(?P<right>"[^"]*"|'[^']*'|\$\{[^}]+\}|[^\s=!<>"']+))?\s*""",
     re.VERBOSE,
 )
 _NUMBER = re.compile(r"[-+]?\d+(\.\d+)?")

@@ -128,7 +128,7 @@ class Plan(NamedTuple):
             raise ConfigError(
                 f"there is no run {run_id!r}", hint=f"known runs, newest first: {known or 'none'}"
             ) from None
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise StateUnreadable(str(path), f"is no plan ({error!r})") from error
 
     @classmethod

@@ -1,0 +1,162 @@
+"""From a task file and wishes to a plan: what is refused, and what the plan says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from conftest import sh
+
+from necrocode.errors import ConfigError, NecrocodeError
+from necrocode.launch import AgentMissing, Draft, Wishes, draft, presets
+from necrocode.task import parse_tasks
+from necrocode.work import filled
+
+
+def drafted(text: str, where: Path, **wishes: object) -> Draft:
+    return draft(parse_tasks(text, name="tasks.toml"), Wishes(**wishes), where)  # type: ignore[arg-type]
+
+
+def one(extra: str = "", head: str = "") -> str:
+    return f'{head}[[task]]\nid = "a"\ncommand = ["true"]\n{extra}\n'
+
+
+def test_a_plan_starts_from_the_branch_one_is_on(repository: Path) -> None:
+    plan, notes = drafted(one('files = ["src/a.py", "src/"]\nclaims = ["port:80"]'), repository)
+    assert plan.base == sh("git", "rev-parse", "main", cwd=repository) and plan.base_name == "main"
+    assert (plan.mode, plan.repository, plan.directory) == ("worktree", str(repository), f"{repository}.worktrees")
+    assert {str(claim).partition(":")[0] for claim in plan.claims["a"]} == {"file", "port"} and notes == ()
+    assert plan.source.endswith("/tasks.toml") and plan.jobs >= 1
+
+
+@pytest.mark.parametrize(
+    ("wishes", "head", "jobs"), [({}, "[defaults]\njobs = 7\n", 7), ({"jobs": 3}, "[defaults]\njobs = 7\n", 3)]
+)
+def test_how_many_at_once(repository: Path, wishes: dict[str, int], head: str, jobs: int) -> None:
+    assert drafted(one(head=head), repository, **wishes).plan.jobs == jobs
+
+
+def test_files_are_those_seen_from_where_one_stands(repository: Path) -> None:
+    here = drafted(one('files = ["a.py"]'), repository / "src").plan.claims["a"]
+    there = drafted(one('files = ["src/a.py"]'), repository).plan.claims["a"]
+    assert here == there
+
+
+def test_what_is_not_committed_is_told(repository: Path) -> None:
+    (repository / "README.md").write_text("changed\n")
+    (note,) = drafted(one(), repository).notes
+    assert "1 uncommitted change" in note
+
+
+def test_a_detached_head_is_told(repository: Path) -> None:
+    sh("git", "checkout", "-q", "--detach", cwd=repository)
+    plan, notes = drafted(one(), repository)
+    assert plan.base_name == "HEAD" and "detached" in notes[0]
+
+
+def test_another_base(repository: Path) -> None:
+    sh("git", "tag", "v1", "HEAD^", cwd=repository)
+    assert drafted(one(), repository, base="v1").plan.base == sh("git", "rev-parse", "v1", cwd=repository)
+    with pytest.raises(ConfigError, match="nowhere"):
+        drafted(one(), repository, base="nowhere")
+
+
+def test_no_repository_no_commit_and_a_bare_one_are_told(tmp_path: Path, repository: Path) -> None:
+    with pytest.raises(ConfigError) as told:
+        drafted(one(), tmp_path)
+    assert told.value.hint
+    (tmp_path / "empty").mkdir()
+    sh("git", "init", "-q", cwd=tmp_path / "empty")
+    with pytest.raises(ConfigError, match="no commit") as told:
+        drafted(one(), tmp_path / "empty")
+    assert "git commit" in told.value.hint
+    sh("git", "clone", "-q", "--bare", str(repository), "bare.git", cwd=tmp_path)
+    with pytest.raises(ConfigError, match="bare"):
+        drafted(one(), tmp_path / "bare.git")
+
+
+def test_without_workspaces_no_repository_is_needed(tmp_path: Path) -> None:
+    plan, notes = drafted(one('files = ["x"]'), tmp_path, mode="none")
+    assert (plan.mode, plan.repository, notes) == ("none", str(tmp_path), ()) and plan.claims["a"]
+    assert drafted(one('workspace = "none"'), tmp_path).plan.claims == {"a": ()}
+
+
+def test_only_some_and_what_they_come_after_counts_as_done(repository: Path) -> None:
+    text = one() + '[[task]]\nid = "b"\ncommand = ["true"]\nafter = ["a"]\n'
+    plan, notes = drafted(text, repository, only=("b",))
+    assert [(task.id, task.after) for task in plan.tasks] == [("b", ())] and "a" in notes[0]
+    with pytest.raises(ConfigError, match="nope"):
+        drafted(text, repository, only=("nope",))
+
+
+def test_a_time_for_each_attempt_instead_of_the_files(repository: Path) -> None:
+    assert drafted(one("timeout = 5"), repository, timeout=2.0).plan.task("a").timeout == 2.0
+    assert drafted(one("timeout = 5"), repository).plan.task("a").timeout == 5.0
+
+
+@pytest.mark.parametrize(
+    ("branch", "said"),
+    [("a..b", "a..b"), ("-x", "-x"), ("refs/heads/", "branch"), ("x.lock", "x.lock"), ("a b", "a b")],
+)
+def test_a_branch_that_git_would_refuse(repository: Path, branch: str, said: str) -> None:
+    with pytest.raises(NecrocodeError, match=said):
+        drafted(one(f'branch = "{branch}"'), repository)
+
+
+@pytest.mark.parametrize("task_id", ["a..b", "x.lock", "x."])
+def test_an_id_that_can_be_no_branch_is_refused_before_anything_is_touched(repository: Path, task_id: str) -> None:
+    text = one().replace('"a"', f'"{task_id}"')
+    with pytest.raises(ConfigError) as told:
+        drafted(text, repository)
+    assert task_id in str(told.value)
+
+
+# -- agents
+
+
+PROMPT = '[[task]]\nid = "a"\nprompt = "do it"\n'
+
+
+def test_an_agent_is_a_known_name_or_a_command_line(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = drafted(PROMPT, repository, agent="sh -c 'echo \"$0\"' {prompt}").plan
+    assert plan.agents[plan.task("a").agent] == ("sh", "-c", 'echo "$0"', "{prompt}")
+    tools = repository.parent / "bin"
+    tools.mkdir()
+    (tools / "claude").write_text("#!/bin/sh\n")
+    (tools / "claude").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tools), prepend=":")
+    plan = drafted(PROMPT + 'agent = "claude"\n', repository).plan
+    assert plan.agents["claude"] == presets()["claude"]
+
+
+def test_a_prompt_needs_an_agent(repository: Path) -> None:
+    with pytest.raises(ConfigError, match="no agent") as told:
+        drafted(PROMPT, repository)
+    assert "claude" in told.value.hint and "{prompt}" in told.value.hint
+
+
+def test_an_agent_that_is_neither_known_nor_a_command_line(repository: Path) -> None:
+    with pytest.raises(ConfigError, match="neither known"):
+        drafted(PROMPT, repository, agent="claudius")
+    with pytest.raises(ConfigError, match="quotation"):
+        drafted(PROMPT, repository, agent="sh -c 'open {prompt}")
+
+
+@pytest.mark.parametrize(("program", "code"), [("no-such-agent", 127), ("./README.md", 126)])
+def test_an_agent_that_cannot_be_started_is_refused(repository: Path, program: str, code: int,
+                                                    monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    monkeypatch.chdir(repository)
+    with pytest.raises(AgentMissing, match=program) as told:
+        drafted(PROMPT, repository, agent=f"{program} {{prompt}}")
+    assert told.value.exit_code == code
+
+
+def test_every_preset_puts_the_prompt_into_an_argument(tmp_path: Path) -> None:
+    from types import SimpleNamespace
+
+    from necrocode.task import Task
+
+    place = SimpleNamespace(task=Task("t", prompt="-x"), workspace=SimpleNamespace(path=tmp_path, branch="b"))
+    for name, argv in presets().items():
+        assert sum("{prompt}" in argument for argument in argv) == 1, name
+        assert not any("{" in argument for argument in filled(argv, place)), name  # type: ignore[arg-type]
