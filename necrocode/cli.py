@@ -24,6 +24,8 @@ from necrocode.errors import ConfigError, LandingConflict, NecrocodeError, Refus
 VERBS = {
     "run": "Run the tasks of a file, many at once.",
     "exec": "Run any command under the same limit and claims.",
+    "claim": "Hold something for a shell script, until it ends.",
+    "release": "End what `claim` holds.",
     "status": "Who runs, who waits, and for what.",
     "why": "What a task or runner waits for, holds, or came to.",
     "logs": "The output of a task.",
