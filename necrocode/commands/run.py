@@ -77,7 +77,7 @@ def command(door: Door, /, **options: Any) -> int:
     if options["dry_run"]:
         _show_plan(door, plan)
         return 0
-    return _follow(door, ledger, plan, retry_failed, options)
+    return follow(door, ledger, plan, retry_failed, options)
 
 
 def _plan(ledger: FileLedger, options: dict[str, Any]) -> tuple[Plan, bool, tuple[str, ...]]:
@@ -117,7 +117,9 @@ def _draft(options: dict[str, Any]) -> Draft:
     return draft(read_tasks(options["file"]), wishes, Path.cwd())
 
 
-def _follow(door: Door, ledger: FileLedger, plan: Plan, retry_failed: bool, options: dict[str, Any]) -> int:
+def follow(door: Door, ledger: FileLedger, plan: Plan, retry_failed: bool, options: dict[str, Any]) -> int:
+    """Launch the run, show how it goes unless `options["quiet"]`, tell how it ended; the exit code. `retry` does it
+    too."""
     from necrocode.fleet import Fleet
     from necrocode.progress import Progress, console_on, summary
     from necrocode.screen import columns
