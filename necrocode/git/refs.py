@@ -66,9 +66,9 @@ def update_ref(ref: str, new: str, old: str | None = None, *, cwd: StrPath, keep
     run("update-ref", "-m", "necrocode", ref, new, *(() if old is None else (old,)), cwd=cwd, keep=keep)
 
 
-def delete_ref(ref: str, old: str, *, cwd: StrPath) -> None:
+def delete_ref(ref: str, old: str, *, cwd: StrPath, keep: Collection[int] = ()) -> None:
     """Delete `ref` if it still is at `old`; raises GitFailed when it has moved. No config is written."""
-    run("update-ref", "-d", ref, old, cwd=cwd)
+    run("update-ref", "-d", ref, old, cwd=cwd, keep=keep)
 
 
 def create_branch(name: str, commit: str, *, cwd: StrPath) -> None:
@@ -76,9 +76,9 @@ def create_branch(name: str, commit: str, *, cwd: StrPath) -> None:
     update_ref(f"refs/heads/{checked_branch(name)}", commit, "", cwd=cwd)
 
 
-def delete_branch(name: str, old: str, *, cwd: StrPath) -> None:
+def delete_branch(name: str, old: str, *, cwd: StrPath, keep: Collection[int] = ()) -> None:
     """Delete a branch that still is at `old`."""
-    delete_ref(f"refs/heads/{name}", old, cwd=cwd)
+    delete_ref(f"refs/heads/{name}", old, cwd=cwd, keep=keep)
 
 
 def is_ancestor(older: str, newer: str, *, cwd: StrPath) -> bool:

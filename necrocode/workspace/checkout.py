@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
 from necrocode import git
-from necrocode.errors import ConfigError, GitFailed, WorkspaceKept
+from necrocode.errors import ConfigError, GateTimeout, GitFailed, WorkspaceKept
 from necrocode.workspace.clones import carried_settings, record_clone
 from necrocode.workspace.entries import checked_out, drop_broken, drop_entry, drop_stale_lock, is_ours, text_of
-from necrocode.workspace.place import HALF_MADE, Wanted, Workspace
-from necrocode.workspace.removal import delete_tree, discard
+from necrocode.workspace.place import Wanted, Workspace
+from necrocode.workspace.removal import delete_half, discard
 from necrocode.workspace.saving import save_ref
 
 
@@ -53,13 +53,13 @@ def cloned(wanted: Wanted, undo: ExitStack, saved: tuple[str, ...]) -> Workspace
         )
         undo.callback(_roll_back, workspace, tip, start)
         # The record comes first: no kill can orphan the branch, nor a gc at home take the shared objects away.
-        record_clone(wanted)
+        record_clone(wanted, lock)
         _move_branch(wanted, start, tip, lock)
-    half = wanted.path.with_name(HALF_MADE + wanted.path.name)
-    delete_tree(half)
+    half = delete_half(wanted.path)
+    half.mkdir(parents=True)
     options = ("--quiet", "--shared", "--no-checkout", "--no-tags", "--template=", *carried_settings(wanted.home))
-    git.run("clone", *options, "--", str(wanted.repository.common_dir), str(half), cwd=wanted.home)
     with git.directory_lock(half) as lock:
+        git.run("clone", *options, "--", str(wanted.home), str(half), cwd=wanted.home, keep=(lock,))
         git.run("checkout", "--quiet", "--no-track", "-B", wanted.branch, start, "--", cwd=half, keep=(lock,))
     if wanted.path.is_dir():
         wanted.path.rmdir()
@@ -69,13 +69,16 @@ def cloned(wanted: Wanted, undo: ExitStack, saved: tuple[str, ...]) -> Workspace
 
 def _roll_back(workspace: Workspace, tip: str | None, start: str) -> None:
     # The error that brought us here is the one to tell; what cannot be undone now, the next prepare finds.
-    with suppress(GitFailed, OSError, WorkspaceKept):
+    home = workspace.repo.common_dir
+    with suppress(GitFailed, GateTimeout, WorkspaceKept, OSError):
         discard(workspace)
-    with suppress(GitFailed):
-        if tip is None and not checked_out(workspace):
-            git.delete_branch(workspace.branch, start, cwd=workspace.repo.common_dir)
+    with suppress(GitFailed, GateTimeout), ExitStack() as held:
+        there = checked_out(workspace)
+        lock = held.enter_context(git.repository_mutex(workspace.state_root, workspace.repo))
+        if tip is None and not there:
+            git.delete_branch(workspace.branch, start, cwd=home, keep=(lock,))
         elif tip is not None and tip != start:
-            git.update_ref(f"refs/heads/{workspace.branch}", tip, start, cwd=workspace.repo.common_dir)
+            git.update_ref(f"refs/heads/{workspace.branch}", tip, start, cwd=home, keep=(lock,))
 
 
 def _starting_point(wanted: Wanted, tip: str | None) -> tuple[str, tuple[str, ...]]:

@@ -27,13 +27,13 @@ def carried_settings(root: Path) -> Iterator[str]:
         yield from ("--config", setting.replace("\n", "=", 1))
 
 
-def record_clone(wanted: Wanted) -> None:
+def record_clone(wanted: Wanted, lock: int) -> None:
     """One annotated tag object is the record: the base it points to, who and where in its message."""
     facts = {"path": str(wanted.path), "branch": wanted.branch, "holder": wanted.holder, "base": wanted.base}
     head = f"object {wanted.base}\ntype commit\ntag necrocode-clone\ntagger necrocode <necrocode@localhost> 0 +0000\n\n"
     drop_stale_lock(wanted.home / clone_ref(wanted.path))
     tag = git.run("hash-object", "-t", "tag", "-w", "--stdin", cwd=wanted.home, input=head + json.dumps(facts) + "\n")
-    git.update_ref(clone_ref(wanted.path), tag.stdout.strip(), cwd=wanted.home)
+    git.update_ref(clone_ref(wanted.path), tag.stdout.strip(), cwd=wanted.home, keep=(lock,))
 
 
 def clone_records(repository: Repository) -> Iterator[dict[str, str]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
@@ -96,11 +97,11 @@ def refs_under(folder: str, home: Path) -> dict[str, str]:
     return {ref: tip for tip, _, ref in (line.partition(" ") for line in said)}
 
 
-def forget(home: Path, *refs: str) -> None:
+def forget(home: Path, *refs: str, keep: Collection[int] = ()) -> None:
     """Delete refs that are ours alone."""
     # Not checked: a git that outlived a killed process may have deleted them first.
     for ref in refs:
-        git.run("update-ref", "-d", ref, cwd=home, check=False)
+        git.run("update-ref", "-d", ref, cwd=home, check=False, keep=keep)
 
 
 def git_dir(path: Path) -> Path:

@@ -77,8 +77,8 @@ def _drop_empty_branch(workspace: Workspace) -> None:
     """A branch that we named and that never got a commit goes with its workspace."""
     name, home = workspace.branch, workspace.repo.common_dir
     if name.startswith(OURS) and git.branch_tip(name, cwd=home) == workspace.base:
-        with suppress(GitFailed):
-            git.delete_branch(name, workspace.base, cwd=home)
+        with suppress(GitFailed), git.repository_mutex(workspace.state_root, workspace.repo) as lock:
+            git.delete_branch(name, workspace.base, cwd=home, keep=(lock,))
 
 
 def discard(workspace: Workspace) -> None:
@@ -88,8 +88,9 @@ def discard(workspace: Workspace) -> None:
     except OSError as error:
         raise WorkspaceKept(str(workspace.path), f"it could not be moved aside: {error}") from error
     if workspace.mode == "clone":
-        forget(workspace.repo.common_dir, clone_ref(workspace.path))
-        delete_tree(workspace.path.with_name(HALF_MADE + workspace.path.name))
+        delete_half(workspace.path)
+        with git.repository_mutex(workspace.state_root, workspace.repo) as lock:
+            forget(workspace.repo.common_dir, clone_ref(workspace.path), keep=(lock,))
     else:
         with git.repository_mutex(workspace.state_root, workspace.repo) as lock:
             drop_broken(workspace.repo, workspace.path.name)
@@ -134,6 +135,15 @@ def delete_tree(tree: Path) -> bool:
         _make_writable(tree)
         shutil.rmtree(tree, ignore_errors=True)
     return not os.path.lexists(tree)
+
+
+def delete_half(path: Path) -> Path:
+    """Delete the clone that was to become `path` and never did, once no git works in it; returns its place."""
+    half = path.with_name(HALF_MADE + path.name)
+    if half.is_dir():
+        with git.directory_lock(half):
+            delete_tree(half)
+    return half
 
 
 def _make_writable(tree: Path) -> None:
