@@ -215,6 +215,7 @@ def test_no_shell_and_no_pickle_from_files():
 BROAD = {
     ("cli.py", "main"): "the edge: a person gets one sentence, a developer the traceback",
     ("agent_runner/one_run.py", "carrying"): "it is raised again by the thread that waits",
+    ("aio/threads.py", "_carry"): "what a caller's function raises in its thread is raised again where it is awaited",
 }
 MOST_BROAD = 4
 

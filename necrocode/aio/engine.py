@@ -1,0 +1,166 @@
+"""Carries out the orders of a schedule: one asyncio future per running attempt, cancelled to stop it.
+
+Whoever uses the engine says how an attempt begins and hears how each task ended (`Work`); order, limit, retries,
+deadlines and dependencies are the schedule's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from typing import Any, Protocol
+
+from necrocode.life import Entry, GiveUp, Start, Stop
+from necrocode.outcome import Status
+from necrocode.schedule import Schedule
+
+GRACE = 10.0
+"""Seconds that what was cancelled is waited for at the end."""
+_AGAIN = 1.0
+"""Seconds after which a coroutine that goes on in spite of a cancellation is cancelled once more."""
+
+
+class Work(Protocol):
+    """What the engine asks of whoever uses it. None of these may raise."""
+
+    def begin(self, task_id: str, attempt: int) -> asyncio.Future[Any]:
+        """Start an attempt; cancelling the future must end it."""
+
+    def may_retry(self, task_id: str, error: BaseException) -> bool:
+        """Whether this failure is worth another attempt, as far as tries are left."""
+
+    def retrying(self, task_id: str, error: BaseException) -> None:
+        """The attempt failed, and there will be another."""
+
+    def ended(self, task_id: str, status: Status, value: Any, error: BaseException | None, reason: str) -> None:
+        """The task came to its end; told once for each."""
+
+
+class Engine:
+    """Carries out the orders of `schedule` for `work`, from the first `go` on."""
+
+    def __init__(self, schedule: Schedule, work: Work) -> None:
+        self.schedule, self._work = schedule, work
+        self._loop = asyncio.get_running_loop()
+        self._context = contextvars.copy_context()
+        self._running: dict[str, asyncio.Future[Any]] = {}
+        self._alarm: asyncio.TimerHandle | None = None
+        self._turning = False
+
+    @property
+    def running(self) -> tuple[str, ...]:
+        return tuple(self._running)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all tasks came to their end, and nothing of them runs."""
+        return not self._running and self.schedule.is_over
+
+    def add(self, entry: Entry) -> None:
+        """One more task, started as soon as it is its turn."""
+        self.schedule.add(entry)
+        self.go()
+
+    def cancel(self, task_id: str, reason: str = "cancelled") -> None:
+        """Take a waiting task out, stop a running one; nothing for one that has ended."""
+        self.schedule.cancel(task_id, self._loop.time(), reason)
+        self.go()
+
+    def abort(self, reason: str) -> None:
+        """Start nothing more and stop what runs."""
+        self.schedule.abort(self._loop.time(), reason)
+        self.go()
+
+    def admitted(self, task_id: str) -> None:
+        self.schedule.admitted(task_id, self._loop.time())
+        self.go()
+
+    def blocked(self, task_id: str) -> None:
+        """The attempt waits for somebody outside; another may start in its place."""
+        self.schedule.blocked(task_id)
+        self.go()
+
+    def go(self) -> None:
+        """Look for orders as soon as the loop comes to it."""
+        if not self._turning:
+            self._turning = True
+            self._loop.call_soon(self._turn, context=self._context)
+
+    async def close(self, reason: str, grace: float = GRACE) -> tuple[str, ...]:
+        """Start nothing more, stop what runs, and wait until it has ended.
+
+        Returns what goes on in spite of that after `grace` seconds; it is not heard of any more."""
+        self.schedule.abort(self._loop.time(), reason)
+        self._turn()
+        until, again = self._loop.time() + grace, self._loop.time() + _AGAIN
+        while self._running and (left := until - self._loop.time()) > 0:
+            await asyncio.wait(set(self._running.values()), timeout=min(_AGAIN, left))
+            await asyncio.sleep(0)  # their ends are told by callbacks
+            if self._loop.time() >= again:
+                for future in self._running.values():
+                    future.cancel()
+        deaf = self.running
+        self._running.clear()
+        self._set_alarm(None)
+        return deaf
+
+    def _turn(self) -> None:
+        self._turning = False
+        now = self._loop.time()
+        for order in self.schedule.orders(now):
+            if isinstance(order, Start):
+                future = self._work.begin(order.task_id, order.attempt)
+                self._running[order.task_id] = future
+                future.add_done_callback(_Over(self, order.task_id), context=self._context)
+            elif isinstance(order, Stop):
+                if found := self._running.get(order.task_id):
+                    found.cancel(order.reason)
+            elif isinstance(order, GiveUp):
+                self._work.ended(order.task_id, Status.CANCELLED, None, None, order.reason)
+        self._set_alarm(self.schedule.next_wake(now))
+
+    def _set_alarm(self, seconds: float | None) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        if seconds is not None:
+            self._alarm = self._loop.call_later(seconds, self.go, context=self._context)
+
+    def over(self, task_id: str, future: asyncio.Future[Any]) -> None:
+        """What the future of an attempt calls when it is done."""
+        if self._running.get(task_id) is not future:
+            return  # given up as deaf
+        del self._running[task_id]
+        error = asyncio.CancelledError() if future.cancelled() else future.exception()
+        if error is None:
+            status = self.schedule.finished(task_id, None, self._loop.time())
+            self._end(task_id, status, future.result(), None)
+        else:
+            self._failed(task_id, error)
+        self.go()
+
+    def _failed(self, task_id: str, error: BaseException) -> None:
+        now, schedule = self._loop.time(), self.schedule
+        if isinstance(error, asyncio.CancelledError):
+            schedule.cancel(task_id, now, "it cancelled itself")  # nothing when it was we who stopped it
+        status = schedule.failed(task_id, type(error).__name__, now, retry=self._work.may_retry(task_id, error))
+        if status is Status.WAITING:
+            self._work.retrying(task_id, error)
+        else:
+            self._end(task_id, status, None, error)
+
+    def _end(self, task_id: str, status: Status, value: Any, error: BaseException | None) -> None:
+        reason = "" if status is Status.DONE else self.schedule.standing(task_id).reason
+        self._work.ended(task_id, status, value, error, reason)
+
+
+class _Over:
+    """Tells the engine of one attempt's end."""
+
+    __slots__ = ("engine", "task_id")
+
+    def __init__(self, engine: Engine, task_id: str) -> None:
+        self.engine, self.task_id = engine, task_id
+
+    def __call__(self, future: asyncio.Future[Any]) -> None:
+        self.engine.over(self.task_id, future)

@@ -1,0 +1,220 @@
+"""The one run of a group: what its engine asks for and tells, from the first start to the last end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from concurrent.futures import Executor
+from typing import TYPE_CHECKING, Any
+
+from necrocode import aio
+from necrocode.errors import TaskTimeoutError
+from necrocode.life import Entry
+from necrocode.outcome import Status
+from necrocode.parallel.member import CircuitOpenError, Member, told
+from necrocode.parallel.models import ErrorStrategy, ExecutionResult
+from necrocode.parallel.state import here
+from necrocode.parallel.telling import Teller
+from necrocode.retry import CircuitBreaker, Policy
+from necrocode.schedule import Schedule
+
+if TYPE_CHECKING:
+    from necrocode.parallel.groups import ParallelExecutionManager
+
+logger = logging.getLogger(__name__)
+
+_SETTLE = 5.0
+"""Seconds that subscribers may take to hear of a group's end before they are cancelled."""
+
+
+class Run:
+    """The one run of a group; what the engine works for."""
+
+    def __init__(
+        self, manager: ParallelExecutionManager, policy: Policy, breaker: CircuitBreaker | None,
+        executor: Executor | None, grace: float,
+    ) -> None:  # fmt: skip
+        self._manager, self._group = manager, manager.group
+        self._breaker, self._executor, self._grace = breaker, executor, grace
+        self._fail_fast = self._group.error_strategy is ErrorStrategy.FAIL_FAST
+        self._loop = asyncio.get_running_loop()
+        self._threads = aio.Threads()
+        self._tell = Teller(manager.execution_state, self._group)
+        self._members = {member.id: member for member in manager.tasks}
+        self._left = len(self._members)
+        self._failure: BaseException | None = None
+        self._troubled = self._loop.create_future()
+        self._listeners: list[asyncio.Future[None]] = []
+        self._leaving: asyncio.Task[None] | None = None
+        self.arrived: list[Member] = []
+        self._engine = aio.Engine(Schedule(limit=self._group.max_workers), self)
+        self._begin(policy)
+
+    def _begin(self, policy: Policy) -> None:
+        self._group.total = self._left
+        self._group.mark_started()
+        self._tell.group_started()
+        self._alarm = self._group.timeout and self._loop.call_later(self._group.timeout, self._time_is_up)
+        for member in self._members.values():
+            member.address = f"{self._group.address}/{member.id}"
+            stored = self._tell.stored(member)
+            if stored is not None:
+                member.discard()
+                self._group.completed += 1
+                self._group.replayed += 1
+                self._note(member, stored)
+            else:
+                self._engine.schedule.add(Entry(member.id, policy=policy))
+        self._engine.go()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no more results will come."""
+        return not self._left or self._troubled.done()
+
+    async def news(self) -> None:
+        """Until another member has ended, or all is over."""
+        future = self._loop.create_future()
+        self._listeners.append(future)
+        await future
+
+    async def finish(self) -> None:
+        try:
+            while not self.is_over:
+                await self.news()
+        except asyncio.CancelledError:
+            await self.leave("whoever waited for the group was cancelled")
+            raise
+        await self.leave("the group is over")
+        if self._failure is not None:
+            raise self._failure
+
+    async def leave(self, reason: str) -> None:
+        """Stop what still runs, and wait until it has ended and everybody heard of it. Harmless when all is over."""
+        if self._leaving is None:
+            self._leaving = self._loop.create_task(self._leave(reason))
+        await aio.to_the_end(self._leaving)
+
+    async def _leave(self, reason: str) -> None:
+        if self._alarm:
+            self._alarm.cancel()
+        try:
+            deaf = await self._engine.close(reason, self._grace)
+            self._manager.left = (*deaf, *await self._threads.ended(min(1.0, self._grace)))
+        finally:
+            self._conclude(reason)
+        await self._manager.execution_state.event_bus.settled(_SETTLE)
+
+    def _conclude(self, reason: str) -> None:
+        for member in self._members.values():
+            if member.result is None:
+                self._cancelled(member, f"{reason}, and it did not end when it was cancelled")
+        if self._manager.left:
+            logger.warning("group %s is over, but these go on: %s", self._group.address, ", ".join(self._manager.left))
+        if self._failure is not None:
+            self._group.mark_failed(told(self._failure))
+        elif self._group.cancelled:
+            self._group.mark_cancelled()
+        else:
+            self._group.mark_completed()
+        self._tell.group_ended()
+        self._wake()
+
+    def cancel(self, reason: str) -> None:
+        self._engine.abort(reason)
+
+    def _time_is_up(self) -> None:
+        timeout = self._group.timeout or 0.0
+        elapsed = self._group.execution_time or 0.0
+        self._trouble(TaskTimeoutError(elapsed, timeout, self._manager.results), f"the group's {timeout:g} s are over")
+
+    def _trouble(self, error: BaseException, reason: str) -> None:
+        if self._failure is None and self._leaving is None:
+            self._failure = error
+            self._engine.abort(reason)
+            self._troubled.set_result(None)
+            self._wake()
+
+    # what the engine asks for and tells
+
+    def begin(self, task_id: str, attempt: int) -> asyncio.Future[Any]:
+        member = self._members[task_id]
+        if attempt == 1 and self._breaker is not None and not self._breaker.allows(self._loop.time()):
+            refused = self._loop.create_future()
+            refused.set_exception(
+                CircuitOpenError(f"Circuit breaker is open after {self._breaker.failures} failures in a row")
+            )
+            return refused
+        member.attempts, member.since = attempt, self._loop.time()
+        context = member.context if attempt == 1 else member.context.copy()
+        context.run(here.set, member.address)
+        self._tell.started(member)
+        return self._loop.create_task(member.begin(self._threads, self._executor), context=context)
+
+    def may_retry(self, task_id: str, error: BaseException) -> bool:
+        return isinstance(error, Exception) and not isinstance(error, CircuitOpenError)
+
+    def retrying(self, task_id: str, error: BaseException) -> None:
+        member = self._members[task_id]
+        member.ends(self._loop.time())
+        self._tell.retrying(member, told(error))
+
+    def ended(self, task_id: str, status: Status, value: Any, error: BaseException | None, reason: str) -> None:
+        member = self._members[task_id]
+        seconds = member.ends(self._loop.time())
+        if status is Status.DONE:
+            self._succeeded(member, value, seconds)
+        elif status is Status.CANCELLED:
+            member.discard()
+            self._cancelled(member, reason)
+        else:
+            assert error is not None
+            self._failed(member, error, seconds)
+
+    def _succeeded(self, member: Member, value: Any, seconds: float) -> None:
+        if self._breaker is not None:
+            self._breaker.succeeded()
+        self._group.completed += 1
+        result = ExecutionResult(
+            result=value, execution_time=seconds, name=member.id, index=member.index, attempts=member.attempts
+        )
+        self._note(member, result)
+
+    def _failed(self, member: Member, error: BaseException, seconds: float) -> None:
+        refused = isinstance(error, CircuitOpenError) and not member.attempts
+        if self._breaker is not None and not refused:
+            self._breaker.failed(self._loop.time())
+        if refused:
+            member.discard()
+        text = told(error)
+        self._group.failed += 1
+        self._group.errors.append(text)
+        if self._fail_fast:
+            self._trouble(error, f"{member.id} failed, and the group fails fast")
+        result = ExecutionResult(
+            ok=False, erro_message=text, error=error, execution_time=seconds, name=member.id, index=member.index,
+            attempts=member.attempts,
+        )  # fmt: skip
+        self._note(member, result)
+
+    def _cancelled(self, member: Member, reason: str) -> None:
+        self._group.cancelled += 1
+        result = ExecutionResult(
+            ok=False, erro_message=f"cancelled: {reason}", cancelled=True, execution_time=member.spent, name=member.id,
+            index=member.index, attempts=member.attempts,
+        )  # fmt: skip
+        self._note(member, result)
+
+    def _note(self, member: Member, result: ExecutionResult) -> None:
+        member.result = result
+        self._left -= 1
+        if not self._troubled.done():
+            self.arrived.append(member)
+        self._tell.ended(member, result)
+        self._wake()
+
+    def _wake(self) -> None:
+        for future in self._listeners:
+            if not future.done():
+                future.set_result(None)
+        self._listeners.clear()

@@ -1,0 +1,164 @@
+"""A group of coroutines, functions and programs that run side by side, at most so many at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from concurrent.futures import Executor
+from math import isfinite
+from types import TracebackType
+from typing import Any
+
+from necrocode import aio, metrics
+from necrocode.parallel.carrying import Run
+from necrocode.parallel.member import CircuitOpenError, InvalidSettingError, Member, checked_work
+from necrocode.parallel.models import ErrorStrategy, ExecutionResult, ParallelEventGroup
+from necrocode.parallel.state import ExecutionState
+from necrocode.retry import CircuitBreaker, Policy
+
+
+class ParallelExecutionManager:
+    """A group; use it with `async with`. Members are added first, and start with `gather`, `gather_dict` or `stream`,
+    or at the end of the body. When the body raises, none starts; after it, nothing of the group runs.
+
+    `timeout` is seconds for the whole group. A member that fails is tried again `max_retries` times, after
+    `retry_delay` seconds, doubled each time up to 60; it takes no worker while it waits. After
+    `circuit_breaker_threshold` members (not attempts) have failed in a row, those that would start are refused for
+    `circuit_breaker_timeout` seconds; None or 0 leaves the breaker out.
+
+    Functions that are not async run in threads, or in `executor`, any of `concurrent.futures`; programs are
+    `Command`s. A thread cannot be ended from outside: one that goes on after the group is told in the log and in
+    `left`."""
+
+    def __init__(
+        self,
+        execution_state: ExecutionState,
+        max_workers: int = 5,
+        error_strategy: ErrorStrategy = ErrorStrategy.FAIL_SLOW,
+        timeout: float | None = None,
+        name: str | None = None,
+        max_retries: int = 0,
+        retry_delay: float = 1.0,
+        circuit_breaker_threshold: int | None = 5,
+        circuit_breaker_timeout: float = 60.0,
+        *,
+        executor: Executor | None = None,
+        grace: float = aio.GRACE,
+    ) -> None:
+        _check(max_workers, timeout, name)
+        self.execution_state = execution_state
+        self.group = ParallelEventGroup(
+            name=name, error_strategy=ErrorStrategy(error_strategy), max_workers=max_workers, timeout=timeout,
+            address=execution_state.place_for(name or "group"),
+        )  # fmt: skip
+        self.tasks: list[Member] = []
+        self.left: tuple[str, ...] = ()
+        self._policy = Policy(max_retries, base=retry_delay).checked()
+        self._breaker = (
+            CircuitBreaker(circuit_breaker_threshold, circuit_breaker_timeout) if circuit_breaker_threshold else None
+        )
+        self._executor, self._grace = executor, grace
+        self._names: dict[str, Member] = {}
+        self._run: Run | None = None
+        self._closed = False
+
+    async def __aenter__(self) -> ParallelExecutionManager:
+        if self._closed:
+            raise RuntimeError("this group is over; open another")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if self._run is None and kind is None and not self._closed:
+                await self.gather()
+            elif not self._closed:
+                await self._started().leave("the body of the group ended")
+        finally:
+            self._closed = True
+
+    @property
+    def results(self) -> list[ExecutionResult]:
+        """What is there by now, in the order of adding."""
+        return [member.result for member in self.tasks if member.result is not None]
+
+    def add(self, coro: Any, name: str | None = None) -> None:
+        """One more member: a coroutine, or something to call without arguments. Its context variables are those of
+        this moment, and its own.
+
+        Raises RuntimeError once the group has started, ValueError for a name that is taken and for a coroutine where
+        retries are wanted, TypeError for what cannot be a member."""
+        if self._run is not None or self._closed:
+            if asyncio.iscoroutine(coro):
+                coro.close()
+            raise RuntimeError("this group has started: add everything before gather() or stream(), or open another")
+        if name is not None and not isinstance(name, str):
+            raise TypeError(f"a name is a text, not {name!r}")
+        member = Member(len(self.tasks), name, checked_work(coro, retries=bool(self._policy.retries)))
+        if member.id in self._names:
+            member.discard()
+            raise ValueError(f"there is a member {member.id!r} already; give each its own name")
+        self._names[member.id] = member
+        self.tasks.append(member)
+
+    async def gather(self) -> list[ExecutionResult]:
+        """Every member's result, in the order of adding. Called again, the same.
+
+        With fail fast, the first failure is raised as it was; when the time is up, TaskTimeoutError (which is
+        asyncio.TimeoutError), whose `partial_traces` are the `results` so far."""
+        await self._started().finish()
+        return self.results
+
+    async def gather_dict(self) -> dict[str, ExecutionResult]:
+        """The same by name; members without one have their number."""
+        await self.gather()
+        return {member.id: member.result for member in self.tasks if member.result is not None}
+
+    async def stream(self) -> AsyncGenerator[ExecutionResult, None]:
+        """Every result as soon as it is there. Raises what `gather` would, after what was there before. Left early,
+        the rest is cancelled."""
+        run = self._started()
+        try:
+            at = 0
+            while True:
+                while at < len(run.arrived):
+                    at += 1
+                    result = run.arrived[at - 1].result
+                    assert result is not None
+                    yield result
+                if run.is_over:
+                    break
+                await run.news()
+            await run.finish()
+        finally:
+            await run.leave("the stream was left early")
+
+    def cancel(self, reason: str = "cancelled") -> None:
+        """End the group: nothing more starts, what runs is cancelled; `gather` returns what there is."""
+        if self._run is not None:
+            self._run.cancel(reason)
+
+    def metrics(self) -> metrics.Metrics:
+        """Figures of this group: attempts by their status, seconds, retries."""
+        return self.execution_state.metrics(self.group.group_id)
+
+    def _started(self) -> Run:
+        if self._run is None:
+            if self._closed:
+                raise RuntimeError("this group is over; open another")
+            self._run = Run(self, self._policy, self._breaker, self._executor, self._grace)
+        return self._run
+
+
+def _check(max_workers: object, timeout: object, name: object) -> None:
+    if isinstance(max_workers, bool) or not isinstance(max_workers, int) or max_workers < 1:
+        raise InvalidSettingError(f"max_workers {max_workers!r} is not possible", hint="give a whole number from 1")
+    number = isinstance(timeout, int | float) and not isinstance(timeout, bool)
+    if timeout is not None and not (number and isfinite(timeout) and timeout > 0):  # type: ignore[arg-type,operator]
+        raise InvalidSettingError(f"timeout {timeout!r} is not possible", hint="give seconds > 0, or None")
+    if name is not None and not isinstance(name, str):
+        raise InvalidSettingError(f"name {name!r} is not possible", hint="give a text, or None")
+
+
+__all__ = ["CircuitOpenError", "InvalidSettingError", "ParallelExecutionManager"]
