@@ -16,6 +16,7 @@ from typing import Any
 from necrocode import git, journal, process, scratch, workspace
 from necrocode.claim import Claim
 from necrocode.errors import GitFailed, LeaseLost, NecrocodeError, Refused, StateUnusable, TaskFailed, WorkspaceKept
+from necrocode.event import Event
 from necrocode.heartbeat import Heartbeat
 from necrocode.lease import Lease, Request
 from necrocode.ledger.files import FileLedger
@@ -25,6 +26,7 @@ from necrocode.statedir import told
 from necrocode.work import Place, StopSign, Work, Worker, run_command, verify, worker_for
 
 DIFF_LIMIT = 1 << 20
+_MAY_TAKE_LONG = ("work", "verify")
 
 Told = Callable[..., None]
 """Hears each phase as it begins: its name, and a detail."""
@@ -67,6 +69,7 @@ class Attempt:
         self._last_phase = "register"
         self._commit: str | None = None
         self._sampler = process.Sampler(order.runner_id)
+        self._events: list[Event] = []
         self._scratch = scratch.place_of(self._folder)
 
     def run(self) -> Outcome:
@@ -82,6 +85,7 @@ class Attempt:
         try:
             return self._hold(self._lease)
         finally:
+            self._flush()
             scratch.remove(self._folder)
             with suppress(LeaseLost):
                 self.ledger.release(self._lease)
@@ -287,6 +291,8 @@ class Attempt:
         self._last_phase = name
         self._told(name)
         self._tell("phase.started", phase=name)
+        if name in _MAY_TAKE_LONG:
+            self._flush()
         ok = False
         try:
             yield
@@ -307,18 +313,17 @@ class Attempt:
             return  # out of descriptors: no reason to stop beating
         self._usage["max_memory_mb"] = max(self._usage.get("max_memory_mb", 0.0), sample.memory_mb)
         self._tell("resources.sampled", cpu_percent=sample.cpu_percent, memory_mb=sample.memory_mb)
+        self._flush()
 
     def _tell(self, kind: str, **facts: Any) -> None:
         task = self.order.task
-        event = journal.make(
-            kind,
-            runner_id=self.order.runner_id,
-            task_id=task.id,
-            spec_name=task.spec,
-            run_id=self.order.run_id,
-            **facts,
-        )
-        journal.append(self.ledger.state.events, [event])
+        whom = {"task_id": task.id, "spec_name": task.spec, "run_id": self.order.run_id}
+        self._events.append(journal.make(kind, runner_id=self.order.runner_id, **whom, **facts))
+
+    def _flush(self) -> None:
+        """Write down what was told: before whatever may take long, and at the end."""
+        events, self._events = self._events, []
+        journal.append(self.ledger.state.events, events)
 
 
 def _for_what(refused: Refused) -> str:

@@ -103,8 +103,8 @@ def write_result(folder: Path, outcome: Outcome) -> None:
     """The result of an attempt, on the disk before this returns; the first one written is the one that counts."""
     path = folder / "result.json"
     with told(path):
-        _put_first(path, to_json(outcome.to_dict()), durable=True)
-        sync_folder(folder)
+        if not path.exists() and _put_first(path, to_json(outcome.to_dict()), durable=True):
+            sync_folder(folder)
 
 
 def read_result(folder: Path) -> Outcome | None:
