@@ -61,8 +61,6 @@ class Schedule:
         for entry in entries:
             self.add(entry)
 
-    # what is there
-
     def __contains__(self, task_id: str) -> bool:
         return task_id in self._lives
 
@@ -82,19 +80,23 @@ class Schedule:
         """Every move of one task, in order."""
         return tuple(self._lives[task_id].story)
 
-    # facts
-
     def add(self, entry: Entry) -> None:
         """One more task. Those it comes `after` may be added later, but before the next orders."""
         if entry.id in self._lives:
             raise ConfigError(f"task {entry.id!r} is there twice", hint="give each task its own id")
-        life = self._lives[entry.id] = Life(entry, len(self._lives))
+        life = self._lives[entry.id] = Life(entry, sum(self._counts.values()))
         self._counts[Status.WAITING] += 1
         known = self._lives
         needs = [other for other in entry.after if other not in known or known[other].status is not Status.DONE]
-        self._unchecked.update(dict.fromkeys(needs))
-        if self._dependencies.add(life.id, needs):
+        for other in needs:
+            self._unchecked[other] = None
+        if not needs or self._dependencies.add(life.id, needs):
             self._make_ready(life)
+
+    def forget(self, task_id: str) -> None:
+        """Drop a task that has ended: its id is free, and what is added to come after it will be given up."""
+        if self._lives[task_id].status.is_final:
+            del self._lives[task_id]
 
     def adopt(self, task_id: str, attempt: int, now: float) -> None:
         """An attempt is found that was started elsewhere; limit and order are not asked. What became of it is told
@@ -110,9 +112,9 @@ class Schedule:
         if self._enter(self._lives[task_id], "working"):
             self._arm(self._lives[task_id], now)
 
-    def blocked(self, task_id: str) -> None:
+    def blocked(self, task_id: str, *, keeps_slot: bool = False) -> None:
         """The runner of this attempt waits for somebody outside this run; the attempt's clock stands still."""
-        if self._enter(self._lives[task_id], "blocked"):
+        if keeps_slot or self._enter(self._lives[task_id], "blocked"):
             self._deadlines.clear(task_id)
 
     def finished(self, task_id: str, value: Any, now: float) -> Status:
@@ -178,8 +180,6 @@ class Schedule:
         for life in self._lives.values():
             if life.status is Status.RUNNING:
                 self._stop(life, Status.CANCELLED, reason, now)
-
-    # orders
 
     def orders(self, now: float) -> list[Order]:
         """What is to be done now, in this order; each order is given once."""
