@@ -1,0 +1,316 @@
+"""The engine: one schedule, one thread that drives it, and workers that do as it orders."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import CancelledError, Future
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from necrocode import clock, journal
+from necrocode.errors import NecrocodeError, TaskTimeoutError
+from necrocode.event import Event
+from necrocode.futures.slots import Held, Slots
+from necrocode.futures.workload import Call, Caught, Work, Workers, told
+from necrocode.outcome import Status
+from necrocode.schedule import GiveUp, Order, Schedule, Start, Stop
+
+_T = TypeVar("_T")
+_BATCH = 256
+"""Facts that are taken in before orders are asked for again."""
+
+_LONGEST = 3600.0
+"""Seconds of one sleep; locks cannot be waited for much longer than days."""
+
+
+class PoolClosed(NecrocodeError, RuntimeError):
+    """Nothing more is taken on: this was shut down."""
+
+    def __init__(self, what: str = "the pool") -> None:
+        super().__init__(f"{what} was shut down and takes no more tasks", hint="make a new one, or submit earlier")
+        self.what = what
+
+
+class Engine:
+    """Carries calls under a limit, in order of priority and arrival, with retries and deadlines.
+
+    `limit` attempts work at once. `tell` gets every event, in order, one at a time, from threads of the engine: it
+    must be quick and may not call back; the same holds for the `settled` of a call. With `slots` each attempt also
+    needs a lease of the ledger; waiting for it keeps a place of the limit, and its clock stands still."""
+
+    def __init__(
+        self,
+        workers: Workers,
+        limit: int,
+        *,
+        tell: Callable[[Event], None] | None = None,
+        slots: Slots | None = None,
+        name: str = "necrocode",
+    ) -> None:
+        self._schedule = Schedule(limit=limit if workers.most is None else min(limit, workers.most))
+        self._workers, self._tell, self._slots, self._name = workers, tell, slots, name
+        self._facts: deque[tuple[Any, ...]] = deque()
+        self._lock = threading.Lock()
+        self._bell = threading.Lock()
+        self._bell.acquire()
+        self._asleep = self._freed = False
+        self._wake_at = 0.0
+        self._calls: dict[str, Call] = {}
+        self._works: dict[str, Work] = {}
+        self._waiting: dict[int, Work] = {}
+        self._taken: set[int] = set()
+        self._left: dict[int, Work] = {}
+        self._door = threading.Lock()
+        self._closing = self._over = False
+        self._thread: threading.Thread | None = None
+        workers.serve(self._tell_end)
+
+    # from any thread
+
+    def submit(self, call: Call) -> None:
+        """Take the call on; its `settled` is told how its task ended, exactly once. Raises PoolClosed."""
+        with self._door:
+            if self._closing:
+                raise PoolClosed(self._name)
+            self._post(self._add, call)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._drive, name=f"{self._name}-engine", daemon=True)
+                self._thread.start()
+
+    def ask(self, question: Callable[[], _T]) -> _T:
+        """What `question()` returns when the engine's thread asks it, after all that was told before."""
+        answer: Future[_T] = Future()
+
+        def reply() -> None:
+            answer.set_result(question())
+
+        with self._door:
+            if self._thread is None or self._over:
+                return question()
+            self._post(reply)
+        return answer.result()
+
+    def cancel_waiting(self, reason: str) -> int:
+        """Take out all that wait, also for another try; how many. Those that run go on, and new ones are taken."""
+        return self.ask(lambda: self._cancel_waiting(reason))
+
+    def stop_all(self, reason: str) -> None:
+        """Take out all that wait, and end what runs."""
+        self.ask(lambda: self._stop_all(reason))
+
+    def deaf(self) -> list[Work]:
+        """The attempts that were given up and have not returned yet."""
+        return self.ask(lambda: list(self._left.values()))
+
+    def close(self, *, wait: bool = True) -> None:
+        """Take nothing more on, let the rest end, and let the workers go. Deaf ones are not waited for. Calling it
+        again does no harm. From inside one of its own calls it never waits."""
+        with self._door:
+            self._closing = True
+            thread = self._thread
+            self._ring()
+        if thread is None:
+            self._over = True
+        elif wait and threading.current_thread() is not thread and not self._workers.owns_this_thread():
+            thread.join()
+
+    def _post(self, *fact: Any) -> None:
+        """A fact for the engine's thread: what to call, and with what."""
+        self._facts.append(fact)
+        self._ring()
+
+    def _ring(self) -> None:
+        if self._asleep:
+            with suppress(RuntimeError):  # somebody else rang at the same moment
+                self._bell.release()
+
+    def _tell_end(self, work: Work, caught: Caught) -> None:
+        # A worker that has told of its end drives on by itself, if nobody else does just now: the next attempt is
+        # then its own, without a change of threads.
+        self._facts.append((self._ended, work, caught))
+        while self._facts and self._lock.acquire(blocking=False):
+            try:
+                self._turn()
+            finally:
+                self._lock.release()
+
+    # one at a time, under the lock; never in a caller's thread
+
+    def _drive(self) -> None:
+        try:
+            while not (self._closing and not self._calls and not self._facts):
+                with self._lock:
+                    pause = self._turn()
+                self._asleep = True
+                if not self._facts and not (self._closing and not self._calls):
+                    self._bell.acquire(timeout=-1 if pause is None else min(pause, _LONGEST))
+                self._asleep = False
+        finally:
+            with self._door:
+                self._closing = self._over = True
+            while self._facts:
+                self._take_facts()
+            self._workers.close()
+
+    def _turn(self) -> float | None:
+        """Take facts in, carry orders out; seconds until the next turn, should nothing happen."""
+        self._take_facts()
+        self._freed = True
+        while self._freed:
+            self._freed = False
+            for order in self._schedule.orders(clock.monotonic()):
+                self._obey(order)
+        now = clock.monotonic()
+        pause = self._schedule.next_wake(now)
+        wake_at = math.inf if pause is None else now + pause
+        if wake_at < self._wake_at or (self._closing and not self._calls):
+            self._ring()
+        self._wake_at = wake_at
+        return pause
+
+    def _take_facts(self) -> None:
+        for _ in range(min(len(self._facts), _BATCH)):
+            method, *facts = self._facts.popleft()
+            method(*facts)
+
+    def _add(self, call: Call) -> None:
+        self._schedule.add(call.entry)
+        self._calls[call.entry.id] = call
+
+    def _cancel_waiting(self, reason: str) -> int:
+        count = self._schedule.cancel_waiting(clock.monotonic(), reason)
+        # At once, so that whoever asked finds them cancelled.
+        for order in self._schedule.orders(clock.monotonic()):
+            self._obey(order)
+        return count
+
+    def _stop_all(self, reason: str) -> None:
+        self._cancel_waiting(reason)
+        for task_id in list(self._works):
+            self._schedule.cancel(task_id, clock.monotonic(), reason)
+
+    def _obey(self, order: Order) -> None:
+        if isinstance(order, Start):
+            self._start(order)
+        elif isinstance(order, Stop):
+            self._stop(order)
+        elif isinstance(order, GiveUp):
+            self._event("task.cancelled", order.task_id, reason=order.reason)
+            self._settle(order.task_id, Status.CANCELLED, Caught(False, CancelledError(order.reason)))
+
+    def _start(self, order: Start) -> None:
+        work = Work(self._calls[order.task_id], order.attempt)
+        self._works[order.task_id] = work
+        if self._slots is None:
+            self._begin(work)
+            return
+        self._schedule.blocked(order.task_id, keeps_slot=True)
+        self._waiting[id(work)] = work
+        self._slots.ask(
+            work,
+            lambda held: self._post(self._granted, work, held),
+            lambda error: self._post(self._refused, work, error),
+            lambda error: self._post(self._lost, work, error),
+        )
+
+    def _begin(self, work: Work) -> None:
+        self._event("attempt.started", work.call.entry.id, attempt=work.attempt)
+        self._workers.start(work)
+
+    def _granted(self, work: Work, held: Held) -> None:
+        if self._waiting.pop(id(work), None) is None:
+            self._give_back(held)
+            return
+        work.hold = held
+        self._schedule.admitted(work.call.entry.id, clock.monotonic())
+        self._begin(work)
+
+    def _refused(self, work: Work, error: NecrocodeError) -> None:
+        if self._waiting.pop(id(work), None) is not None:
+            del self._works[work.call.entry.id]
+            self._judge(work, Caught(False, error))
+
+    def _lost(self, work: Work, error: NecrocodeError) -> None:
+        if self._works.get(work.call.entry.id) is work:
+            self._schedule.cancel(work.call.entry.id, clock.monotonic(), str(error))
+
+    def _give_back(self, held: Held) -> None:
+        # Its heartbeat may be in the middle of a renewal, and a gate may be shut: not the engine's time.
+        assert self._slots is not None
+        threading.Thread(target=self._slots.give_back, args=(held,), name="slot-back", daemon=True).start()
+
+    def _stop(self, order: Stop) -> None:
+        work = self._works.get(order.task_id)
+        if work is None:
+            return  # it ended by itself since
+        work.context.stop(order.reason)
+        if self._waiting.pop(id(work), None) is not None:
+            place = "free"
+        else:
+            place = self._workers.stop(work)
+            if place == "ending":
+                return
+            self._left[id(work)] = work
+        if place == "taken":
+            self._taken.add(id(work))
+            assert self._schedule.limit is not None
+            self._schedule.limit -= 1
+        self._freed = True  # the place of what was given up may be somebody's at once
+        work.ended = clock.monotonic()
+        del self._works[order.task_id]
+        self._judge(work, Caught(False, self._timeout_of(work)))
+
+    def _ended(self, work: Work, caught: Caught) -> None:
+        if self._left.pop(id(work), None) is not None:
+            if id(work) in self._taken:
+                self._taken.remove(id(work))
+                assert self._schedule.limit is not None
+                self._schedule.limit += 1
+            return
+        self._workers.freed()
+        del self._works[work.call.entry.id]
+        self._judge(work, caught)
+
+    def _judge(self, work: Work, caught: Caught) -> None:
+        """What the end of an attempt means for its task."""
+        call, now = work.call, clock.monotonic()
+        task_id = call.entry.id
+        if work.hold is not None:
+            self._give_back(work.hold)
+        if caught.ok:
+            status = self._schedule.finished(task_id, None, now)
+        elif isinstance(caught.value, TaskTimeoutError) and work.context.is_expired:
+            status = self._schedule.timed_out(task_id, told(caught.value), now)
+        else:
+            retry = call.retry is None or call.retry(caught.value)
+            status = self._schedule.failed(task_id, told(caught.value), now, retry=retry)
+        if status is Status.TIMED_OUT and not isinstance(caught.value, TaskTimeoutError):
+            caught = Caught(False, self._timeout_of(work))
+        self._event(
+            "attempt.finished", task_id, attempt=work.attempt, status=str(status), worker=work.worker,
+            seconds=round(max(0.0, work.ended - work.began), 6) if work.began else 0.0,
+            error="" if caught.ok else told(caught.value),
+        )  # fmt: skip
+        if status is Status.WAITING:
+            delay = call.entry.policy._replace(jitter=0.0).delay(work.attempt - 1)
+            self._event("attempt.retried", task_id, attempt=work.attempt, delay=delay, error=told(caught.value))
+        else:
+            self._settle(task_id, status, caught)
+
+    def _timeout_of(self, work: Work) -> TaskTimeoutError:
+        limit = work.call.deadline or work.call.entry.timeout or 0.0
+        elapsed = work.ended - work.began if work.ended and work.began else limit
+        return TaskTimeoutError(elapsed, limit, work.context.collected_traces, task_id=work.call.name)
+
+    def _settle(self, task_id: str, status: Status, caught: Caught) -> None:
+        """The task is over: nobody here needs it any more."""
+        call = self._calls.pop(task_id)
+        self._schedule.forget(task_id)
+        call.settled(call, status, caught)
+
+    def _event(self, kind: str, task_id: str, **facts: Any) -> None:
+        if self._tell is not None:
+            self._tell(journal.make(kind, task_id=task_id, **facts))
