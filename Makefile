@@ -24,3 +24,6 @@ $(VENV)/.ready: pyproject.toml
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+bench: $(VENV)/.ready
+	$(BIN)/python -m bench

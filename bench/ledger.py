@@ -1,0 +1,153 @@
+"""Register and release, claim and drop, heartbeat, beside 1 to 10 000 live records; against SQLite and filelock."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from bench.compare import interleaved, place, timed, told
+from necrocode.claim import Claim
+from necrocode.lease import Request
+from necrocode.ledger.files import FileLedger
+
+ROUNDS = 200
+HOLDERS = """
+import sys
+from necrocode.ledger.files import FileLedger
+from necrocode.claim import Claim
+from necrocode.lease import Request
+ledger, first, count = FileLedger(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+claims = lambda n: (Claim.file(f"src/m{n}.py"), Claim.branch(f"b{n}"))
+kept = [ledger.register(Request(f"held{n}", claims(n))) for n in range(first, first + count)]
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+def main() -> None:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    for live in (1, 10, 100, 1000, 10000):
+        if live > 4 * (hard - 100):
+            print(f"\n{live} live records left out: {hard} open files are allowed")
+            continue
+        _beside(live)
+
+
+def _beside(live: int) -> None:
+    root = Path(tempfile.mkdtemp(dir=place(), prefix="necrocode-bench-"))
+    holders = []
+    try:
+        state = root / "state"
+        FileLedger(state)
+        share = max(1, -(-live // 4))
+        for first in range(0, live, share):
+            argv = [sys.executable, "-c", HOLDERS, str(state), str(first), str(min(share, live - first))]
+            holders.append(subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+        for holder in holders:
+            assert holder.stdout is not None
+            holder.stdout.readline()
+        _measure(root, state, live)
+    finally:
+        for holder in holders:
+            holder.communicate()
+        shutil.rmtree(root)
+
+
+def _measure(root: Path, state: Path, live: int) -> None:
+    ledger, peers = FileLedger(state), {}
+    claims = (Claim.file("src/mine.py"), Claim.branch("mine"))
+
+    def registered() -> None:
+        ledger.release(ledger.register(Request("bench", claims)))
+
+    peers["necrocode"] = lambda: timed(registered)
+    peers["SQLite WAL, same work"] = Sqlite(root / "peer.db", live).round
+    if live <= 1000:
+        peers["filelock, JSON read anew"] = Filelock(root / "peer", live).round
+    told(f"register and release, {live} live", interleaved(peers, ROUNDS if live <= 1000 else 40))
+
+    lease = ledger.register(Request("bench", claims))
+    more = [Claim.file("src/more.py")]
+
+    def claimed() -> None:
+        ledger.claim(lease, more)
+        ledger.drop(lease, more)
+
+    figures = {"claim and drop": lambda: timed(claimed), "heartbeat": lambda: timed(lambda: ledger.renew(lease))}
+    told(f"necrocode alone, {live} live", interleaved(figures, ROUNDS if live <= 1000 else 40))
+    ledger.release(lease)
+
+
+class Sqlite:
+    """A lease table with claims and events, checked and changed in one immediate transaction each way."""
+
+    def __init__(self, path: Path, live: int) -> None:
+        self._db = sqlite3.connect(path, isolation_level=None)
+        self._db.executescript(
+            "pragma journal_mode=wal; pragma synchronous=off;"
+            "create table lease (id text primary key, token integer, record text);"
+            "create table claim (kind text, path text, owner text); create index by_path on claim (kind, path);"
+            "create table event (at real, what text); create table counter (n integer); insert into counter values (0);"
+        )
+        for n in range(live):
+            self._take(f"held{n}", (("file", f"src/m{n}.py"), ("branch", f"b{n}")))
+
+    def round(self) -> float:
+        def both() -> None:
+            self._take("bench", (("file", "src/mine.py"), ("branch", "mine")))
+            self._give("bench")
+
+        return timed(both)
+
+    def _take(self, owner: str, claims: tuple[tuple[str, str], ...]) -> None:
+        db = self._db
+        db.execute("begin immediate")
+        db.execute("select count(*) from lease").fetchone()
+        for kind, path in claims:
+            assert not db.execute("select owner from claim where kind=? and path=?", (kind, path)).fetchone()
+        token = db.execute("update counter set n=n+1 returning n").fetchone()[0]
+        record = json.dumps({"id": owner, "pid": os.getpid(), "claims": claims, "token": token}, indent=2)
+        db.execute("insert into lease values (?,?,?)", (owner, token, record))
+        db.executemany("insert into claim values (?,?,?)", [(*claim, owner) for claim in claims])
+        db.execute("insert into event values (0, ?)", (json.dumps({"granted": owner, "token": token}),))
+        db.execute("commit")
+
+    def _give(self, owner: str) -> None:
+        db = self._db
+        db.execute("begin immediate")
+        db.execute("delete from lease where id=?", (owner,))
+        db.execute("delete from claim where owner=?", (owner,))
+        db.execute("insert into event values (0, ?)", (json.dumps({"released": owner}),))
+        db.execute("commit")
+
+
+class Filelock:
+    """The usual way: a global filelock, every record read anew, one written and replaced."""
+
+    def __init__(self, folder: Path, live: int) -> None:
+        from filelock import FileLock
+
+        folder.mkdir()
+        self._folder, self._lock = folder, FileLock(folder / "lock")
+        for n in range(live):
+            (folder / f"held{n}.json").write_text(json.dumps({"id": f"held{n}", "claims": [f"src/m{n}.py", f"b{n}"]}))
+
+    def round(self) -> float:
+        return timed(self._both)
+
+    def _both(self) -> None:
+        with self._lock:
+            held = [json.loads(path.read_text()) for path in self._folder.glob("*.json")]
+            assert not any("src/mine.py" in record["claims"] for record in held)
+            (self._folder / "new").write_text(json.dumps({"id": "bench", "claims": ["src/mine.py", "mine"]}, indent=2))
+            os.replace(self._folder / "new", self._folder / "bench.json")
+        with self._lock:
+            os.unlink(self._folder / "bench.json")
