@@ -46,7 +46,8 @@ def retire(workspace: Workspace, *, landed: bool, force: bool = False) -> tuple[
         return ()
     if not force and (reason := _why_keep(workspace, landed)):
         raise WorkspaceKept(str(workspace.path), reason)
-    saved = preserve(workspace)
+    # A linked work tree that need not be kept holds nothing of its own; a clone may still have other branches.
+    saved = preserve(workspace) if force or workspace.mode == "clone" else ()
     discard(workspace)
     if not landed:
         _drop_empty_branch(workspace)
