@@ -38,7 +38,6 @@ def told(title: str, samples: Mapping[str, list[float]], unit: str = "us") -> No
     for name, seconds in samples.items():
         ordered = sorted(seconds)
         middle, late = statistics.median(ordered), ordered[min(len(ordered) - 1, int(len(ordered) * 0.95))]
-        print(
         figures = f"p50 {middle * scale:>10.1f} {unit}   p95 {late * scale:>10.1f} {unit}"
         print(f"  {name:<34} {figures}   {middle / first:>6.2f}x")
     sys.stdout.flush()
