@@ -115,7 +115,7 @@ def test_the_workers_end_with_their_program(tmp_path):
     script, place = tmp_path / "script.py", tmp_path / "pids"
     script.write_text(
         "import os, signal, sys, time\n"
-        "sys.path[:0] = [%r, %r]\n"
+        f"sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(__file__).parents[2])!r}]\n"
         "import s3_work\n"
         "from necrocode.concurrency import WorkerPool, WorkerPoolConfig\n"
         "if __name__ == '__main__':\n"
@@ -124,7 +124,7 @@ def test_the_workers_end_with_their_program(tmp_path):
         "    end = time.monotonic() + 60\n"
         "    while not (os.path.exists(sys.argv[1]) and open(sys.argv[1]).read()) and time.monotonic() < end:\n"
         "        time.sleep(0.01)\n"
-        "    os.kill(os.getpid(), signal.SIGKILL)\n" % (str(Path(__file__).parent), str(Path(__file__).parents[2]))
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     ran = subprocess.run([sys.executable, str(script), str(place)], timeout=90, capture_output=True)
     assert ran.returncode == -signal.SIGKILL, ran.stderr
