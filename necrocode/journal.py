@@ -91,11 +91,14 @@ def recent(events_dir: Path, most: int = 1 << 18) -> list[Event]:
     return found
 
 
-def follow(events_dir: Path, stop: Callable[[], bool], *, every: float = 0.25, **filters: Any) -> Iterator[Event]:
-    """The events appended from now on, looked for each `every` seconds, until `stop()` is true.
+def follow(
+    events_dir: Path, stop: Callable[[], bool], *, every: float = 0.25, since: float | None = None, **filters: Any
+) -> Iterator[Event]:
+    """The events appended from now on, looked for each `every` seconds, until `stop()` is true; with `since`
+    (seconds since 1970) first those that are there from then on.
 
     "Now" is the first `next()`. What was appended before `stop` turned true is still given."""
-    places = {name: _size(events_dir / name) for name in _days(events_dir)}
+    places = {name: _size(events_dir / name) for name in _days(events_dir) if since is None or name < _day(since)}
     while True:
         last = stop()
         for name in _days(events_dir):
@@ -105,7 +108,7 @@ def follow(events_dir: Path, stop: Callable[[], bool], *, every: float = 0.25, *
             for line, end in _whole_lines(path, places.get(name, 0)):
                 places[name] = end
                 event = _parsed(line)
-                if event and _fits(event, filters):
+                if event and (since is None or event.at >= since) and _fits(event, filters):
                     yield event
         if last:
             return

@@ -1,0 +1,173 @@
+"""necrocode wait and retry: real runs that end, fail, are tried again, and lose their launcher."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cli_call import Cli, calls, kill, until
+
+from necrocode.runs import runs
+from necrocode.statedir import StateDir
+
+
+@pytest.fixture
+def cli(state_root: Path, repository: Path) -> Iterator[Cli]:
+    with calls(state_root, repository) as cli:
+        yield cli
+        cli("stop", "--all", "--grace", "0")
+
+
+def write(cli: Cli, **tasks: str | tuple[str, str]) -> None:
+    """A task file of shell scripts; with a second text, further keys."""
+    text = ""
+    for task_id, told in tasks.items():
+        script, keys = told if isinstance(told, tuple) else (told, "")
+        text += (
+            f'[[task]]\nid = "{task_id}"\ncommand = ["sh", "-c", {json.dumps(script)}]\nworkspace = "none"\n{keys}\n'
+        )
+    (cli.where / "tasks.toml").write_text(text)
+
+
+def gate(cli: Cli) -> tuple[str, Path]:
+    """A script that goes on once a file is there."""
+    path = cli.where.parent / "go"
+    return f"while [ ! -e {path} ]; do sleep 0.02; done", path
+
+
+def started(cli: Cli, task_id: str) -> str:
+    """The run, once an attempt at that task is under way."""
+    state = until(lambda: cli.state.joinpath("VERSION").exists() and StateDir(cli.state))
+    return until(
+        lambda: next((run for run in runs(state) if list((state.runs / run).glob(f"{task_id}.*/runner.json"))), "")
+    )
+
+
+def test_a_run_is_waited_for_and_its_exit_code_is_passed_on(cli: Cli) -> None:
+    script, go = gate(cli)
+    write(cli, good=script, bad=f"{script}; exit 3")
+    launcher = cli.start("run", "tasks.toml", "-n", "2")
+    run = started(cli, "bad")
+    waiter = cli.start("wait", run)
+    assert cli("wait", run, "--timeout", "0.2").returncode == 124
+    assert waiter.poll() is None
+    go.touch()
+    assert launcher.wait(60) == 1
+    out, err = waiter.communicate(timeout=60)
+    assert waiter.returncode == 1, err
+    assert "1 task done, 1 not" in out and f"{run}/bad: failed" in out
+
+
+def test_a_task_is_waited_for_while_its_run_goes_on(cli: Cli) -> None:
+    script, go = gate(cli)
+    write(cli, slow=script, quick="true", bad="exit 3")
+    launcher = cli.start("run", "tasks.toml", "-n", "3")
+    run = started(cli, "slow")
+    done = cli("wait", f"{run}/quick")
+    assert (done.returncode, done.stdout.partition(" after")[0]) == (0, f"{run}/quick: done")
+    assert cli("wait", "quick", "bad").returncode == 1
+    assert cli("wait", "slow", "--timeout", "0.1").returncode == 124
+    assert launcher.poll() is None
+    go.touch()
+    assert launcher.wait(60) == 1
+    assert cli("wait", "slow", "--quiet").stdout == ""
+
+
+def test_a_task_that_is_tried_again_has_not_ended(cli: Cli) -> None:
+    script, go = gate(cli)
+    second = f"if [ -e {cli.where.parent}/once ]; then {script}; else touch {cli.where.parent}/once; exit 1; fi"
+    write(cli, flaky=(second, "retries = 1"))
+    launcher = cli.start("run", "tasks.toml")
+    run = started(cli, "flaky")
+    waiter = cli.start("wait", f"{run}/flaky")
+    until(lambda: (cli.state / "runs" / run / "flaky.2" / "runner.json").exists())
+    assert waiter.poll() is None
+    go.touch()
+    assert (launcher.wait(60), waiter.wait(60)) == (0, 0)
+    told = cli.json("wait", f"{run}/flaky.1")
+    assert told["exit_code"] == 1 and told["ended"][0]["status"] == "failed"
+
+
+def test_a_run_that_lost_its_launcher_ends_with_its_runners(cli: Cli) -> None:
+    script, go = gate(cli)
+    write(cli, slow=script, later=("true", 'after = ["slow"]'))
+    launcher = cli.start("run", "tasks.toml")
+    run = started(cli, "slow")
+    launcher.kill()
+    launcher.wait()
+    assert cli("wait", run, "--timeout", "0.2").returncode == 124  # its runner goes on
+    go.touch()
+    told = cli.json("wait", run)
+    assert {end["name"]: end["status"] for end in told["ended"]} == {f"{run}/slow": "done", f"{run}/later": "not_begun"}
+    assert told["exit_code"] == 1
+
+
+def test_a_runner_is_waited_for(cli: Cli) -> None:
+    script, go = gate(cli)
+    runner = cli.start("exec", "--name", "mine", "--", "sh", "-c", script)
+    until(lambda: list((cli.state / "runners").glob("mine.*")) if cli.state.joinpath("VERSION").exists() else None)
+    assert cli("wait", "mine", "--timeout", "0.1").returncode == 124
+    go.touch()
+    assert cli("wait", "mine").stdout.startswith("mine: released")
+    assert runner.wait(30) == 0
+
+
+def test_a_runner_that_died_is_1(cli: Cli) -> None:
+    owner = subprocess.Popen(["sleep", "300"])
+    told = cli.json("claim", "--pid", str(owner.pid), "gpu:0", "--name", "mine")
+    kill(told["pid"])
+    assert cli("wait", "mine").returncode == 1
+    owner.kill()
+    owner.wait()
+
+
+def test_what_is_unknown_is_a_mistake(cli: Cli) -> None:
+    assert cli("wait", "nothing").returncode == 2
+    assert cli("retry", "nothing").returncode == 2
+
+
+def test_retry_does_what_failed_and_not_what_was_done(cli: Cli) -> None:
+    log = cli.where.parent / "log"
+    write(
+        cli, good=f"echo good >>{log}", bad=f"echo bad >>{log}; test -e {cli.where.parent}/mended",
+        later=(f"echo later >>{log}", 'after = ["bad"]'),
+    )  # fmt: skip
+    assert cli("run", "tasks.toml").returncode == 1
+    (run,) = runs(StateDir(cli.state))
+    assert cli("retry", run).returncode == 1
+    (cli.where.parent / "mended").touch()
+    again = cli("retry", "last", "-n", "1")
+    assert again.returncode == 0 and "again: bad, later" in again.stderr, again.stderr
+    assert log.read_text().split().count("good") == 1
+    assert log.read_text().split()[-2:] == ["bad", "later"]
+    nothing = cli("retry", run)
+    assert nothing.returncode == 0 and "nothing to try again" in nothing.stderr
+    assert cli.json("retry", run)["tasks"] == []
+
+
+def test_retry_of_one_task_takes_what_it_needs_and_leaves_the_rest(cli: Cli) -> None:
+    mended = cli.where.parent / "mended"
+    write(cli, one="exit 1", two=f"test -e {mended}", three=("true", 'after = ["two"]'))
+    assert cli("run", "tasks.toml").returncode == 1
+    (run,) = runs(StateDir(cli.state))
+    mended.touch()
+    told = cli.json("retry", run, "three")
+    assert {task["task_id"]: task["status"] for task in told["tasks"]} == {"two": "done", "three": "done"}
+    assert not (cli.state / "runs" / run / "one.2").exists()
+    wrong = cli("retry", run, "two")
+    assert wrong.returncode == 2 and "done already" in wrong.stderr
+    assert cli("retry", run, "four").returncode == 2
+
+
+def test_retry_is_refused_while_somebody_follows_the_run(cli: Cli) -> None:
+    script, go = gate(cli)
+    write(cli, slow=script, bad="exit 1")
+    launcher = cli.start("run", "tasks.toml", "-n", "2")
+    run = started(cli, "slow")
+    refused = cli("retry", run)
+    assert refused.returncode == 75 and f"necrocode wait {run}" in refused.stderr
+    go.touch()
+    assert launcher.wait(60) == 1
