@@ -55,6 +55,14 @@ def retire(workspace: Workspace, *, landed: bool, force: bool = False) -> tuple[
 
 
 def _why_keep(workspace: Workspace, landed: bool) -> str:
+    """Why it must stay, "" when it may go; what cannot be judged stays."""
+    try:
+        return _work_in(workspace, landed)
+    except (GitFailed, ConfigError) as error:
+        return f"it cannot be judged: {error}"
+
+
+def _work_in(workspace: Workspace, landed: bool) -> str:
     root, path = workspace.repo.common_dir, workspace.path
     link = git_link(path, workspace.repo)
     if link != ("own" if workspace.mode == "clone" else "linked"):

@@ -659,8 +659,9 @@ def test_collecting_does_not_move_a_branch_under_somebodys_feet(home):
     sh("git", "checkout", "-q", "feature", cwd=home.root)
     with pytest.raises(ConfigError, match="checked out"):
         workspace.collect(made)
-    with pytest.raises(WorkspaceKept):
-        workspace.retire(made, landed=True, force=True)
+    for force in (False, True):
+        with pytest.raises(WorkspaceKept, match="checked out"):
+            workspace.retire(made, landed=True, force=force)
     assert made.path.exists()
 
 
