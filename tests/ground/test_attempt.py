@@ -166,7 +166,10 @@ def test_a_callable_that_is_interrupted_leaves_no_lease(desk: Desk) -> None:
 # -- prompts
 
 
-HOSTILE = 'it\'s "quoted" `touch bt` $(touch dollar) ; touch semi\n--help\n{workspace} {prompt} {branch} %s \\ \t ${HOME} ünï ✓'
+HOSTILE = """\
+it's "quoted" `touch bt` $(touch dollar) ; touch semi
+--help
+{workspace} {prompt} {branch} %s \\ \t ${HOME} ünï ✓"""
 
 
 def test_a_prompt_reaches_the_agent_as_one_argument_unexpanded(desk: Desk) -> None:

@@ -95,7 +95,7 @@ def storm(bench: Bench, plan: Plan, killer: Killer, kinds: list[str], rounds: in
             time.sleep(killer.random.uniform(0.02, 0.3))
             if launcher.poll() is not None:
                 break
-            kind = killer.random.choice(kinds)
+            kind, before = killer.random.choice(kinds), killer.killed.total()
             if "runner" in kind:
                 killer.runner()
             if "agent" in kind:
@@ -105,7 +105,7 @@ def storm(bench: Bench, plan: Plan, killer: Killer, kinds: list[str], rounds: in
                 launcher.communicate()
                 killer.killed["launcher"] += 1
                 launcher = bench.launcher(plan, stdout=subprocess.DEVNULL)
-            rounds -= 1
+            rounds -= killer.killed.total() > before
         _, said = launcher.communicate(timeout=max(1.0, deadline - time.monotonic()))
         assert launcher.returncode in (0, 1), said
     finally:
