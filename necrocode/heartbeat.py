@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from types import TracebackType
 
-from necrocode.errors import LeaseLost, StateUnusable
+from necrocode.errors import LeaseLost, NecrocodeError
 from necrocode.lease import Lease
 from necrocode.ledger.operations import Operations
 
@@ -61,7 +61,7 @@ class Heartbeat:
                 if self._on_lost:
                     self._on_lost(lost)
                 return
-            except StateUnusable:
+            except NecrocodeError:
                 # A disk that cannot be asked proves nothing; the work goes on, the next beat asks again.
                 continue
             if self._on_beat:

@@ -18,6 +18,9 @@ from necrocode.ledger.operations import Operations
 from necrocode.ledger.records import record_of, terms_of
 from necrocode.liveness import Seen
 
+_TICK = 1.0
+"""Seconds after which every waiter looks for itself: a holder may have fallen silent."""
+
 
 class MemoryLedger(Operations):
     """Same operations, same order, same refusals as on files; what dies with the process needs no proof of death.
@@ -145,7 +148,7 @@ class MemoryLedger(Operations):
 
     def _sleep(self, lease: Lease, waiter: Waiter, deadline: float | None) -> bool:
         bell = self._bells[lease.runner_id]
-        tick = min(1.0, lease.record.heartbeat_timeout / 3)
+        tick = min(_TICK, lease.record.heartbeat_timeout / 3)
         while waiter.key in self.view.waiting:
             with self._lock:
                 if self._owns(lease):

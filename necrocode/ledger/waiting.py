@@ -236,7 +236,7 @@ def _new_watch(folder: str) -> int | None:
     try:
         libc = _libc()
         descriptor = int(libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK))
-    except (OSError, AttributeError):
+    except (ImportError, OSError, AttributeError):
         return None
     if descriptor < 0:
         return None
