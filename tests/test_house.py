@@ -69,7 +69,7 @@ BREACHES = {
     "a word that looks at the clock": ("claim.py", "import time\n"),
     "a word that starts threads in a function": ("event.py", "def start():\n    import threading\n"),
     "a face that imports another": ("benchmark.py", '"""Face."""\nimport necrocode.agent_runner\n'),
-    "a ground room that imports an engine": ("git.py", "import necrocode.heartbeat\n"),
+    "a ground room that imports an engine": ("git/calls.py", "import necrocode.heartbeat\n"),
 }
 
 
