@@ -28,7 +28,8 @@ from necrocode.errors import (
     ResourceLimitError,
 )
 from necrocode.lease import Lease, Request
-from necrocode.ledger import lifeline
+from necrocode.ledger import files as ledger_files
+from necrocode.ledger import lifeline, memory, waiting
 from necrocode.ledger.files import FileLedger
 from necrocode.ledger.memory import MemoryLedger
 from necrocode.ledger.operations import Operations
@@ -104,6 +105,13 @@ def files(state_root: Path) -> Iterator[FileLedger]:
     """A ledger on files; whatever the test leaves, its invariants hold."""
     yield FileLedger(state_root)
     check(state_root, lowered=True)
+
+
+@pytest.fixture
+def no_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever is not woken is not served."""
+    for module, name in ((waiting, "_TICK"), (ledger_files, "_ROUND"), (memory, "_TICK")):
+        monkeypatch.setattr(module, name, 60.0)
 
 
 class TestRegistering:
@@ -201,7 +209,7 @@ class TestRegistering:
         ledger.release(first)
         ledger.release(ledger.register(request("a")))
 
-    def test_a_duplicate_does_no_harm_to_one_who_waits(self, ledger: Operations) -> None:
+    def test_a_duplicate_does_no_harm_to_one_who_waits(self, ledger: Operations, no_ticks: None) -> None:
         holder = ledger.register(request("holder", "x.py"))
         thread = queued(ledger, "w", "x.py")
         for _ in range(3):
@@ -210,7 +218,7 @@ class TestRegistering:
         started = time.monotonic()
         ledger.release(holder)
         ledger.release(thread.result())
-        assert time.monotonic() - started < 1.0  # woken, not found by the slow tick
+        assert time.monotonic() - started < 20  # woken, not found by a tick
 
     @pytest.mark.parametrize(
         "terms",
@@ -300,7 +308,7 @@ class TestWaiting:
         ledger.release(holder)
         ledger.register(request("late", "x.py"))
 
-    def test_whoever_gives_up_holds_nobody_back(self, ledger: Operations) -> None:
+    def test_whoever_gives_up_holds_nobody_back(self, ledger: Operations, no_ticks: None) -> None:
         ledger.register(request("holder", "x.py"))
         first = queued(ledger, "first", "x.py", "y.py", timeout=0.3)
         second = queued(ledger, "second", "y.py")
@@ -308,7 +316,7 @@ class TestWaiting:
             first.result()
         started = time.monotonic()
         ledger.release(second.result())
-        assert time.monotonic() - started < 1.0
+        assert time.monotonic() - started < 20
 
     def test_tells_what_is_waited_for_and_lets_itself_be_stopped(self, ledger: Operations) -> None:
         holder, heard = ledger.register(request("holder", "x.py")), []
@@ -872,11 +880,12 @@ class TestReading:
         assert next(watch).live == 1
         files.release(lease)
         assert next(watch).live == 0
+        assert next(watch).live == 0
 
 
-def test_what_is_granted_at_once_leaves_no_bell_behind(tmp_path: Path) -> None:
+def test_what_is_granted_at_once_leaves_no_bell_behind(state_root: Path) -> None:
     """Registering with wait, again and again, without ever having to wait."""
-    ledger = FileLedger(tmp_path / "state")
+    ledger = FileLedger(state_root)
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(100):
         ledger.release(ledger.register(Request("again"), wait=True))
