@@ -28,7 +28,8 @@ def main() -> int:
     place = Path(sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp(prefix="necrocode-demo-")).absolute()
     place.mkdir(parents=True, exist_ok=True)
     state = place / "state"
-    env = {**os.environ, "NECROCODE_STATE_DIR": str(state), "EXAMPLE": str(HERE), "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+    path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
+    env = {**os.environ, "NECROCODE_STATE_DIR": str(state), "EXAMPLE": str(HERE), "PATH": path}
     repository = fetched(place, env)
 
     say("Somebody else on this machine is editing docs/quickstart.rst for five seconds:")

@@ -10,7 +10,7 @@ import necrocode
 from necrocode.door import Door, verb
 
 _PACKAGES = (
-    "click", "filelock", "pathspec", "platformdirs", "psutil", "pydantic", "rich", "jinja2", "prometheus-client",
+    "click", "filelock", "platformdirs", "psutil", "pydantic", "rich", "jinja2", "prometheus-client",
     "PyYAML",
 )  # fmt: skip
 
