@@ -222,6 +222,21 @@ class Operations(ABC):
         finally:
             self._close(lease)
 
+    def withdraw(self, runner_id: str) -> bool:
+        """Take the waiting registration of this id out of the queue, from another thread than the one that waits.
+
+        That one asks again, so its `on_wait` has to raise then. False when nobody of that id waits."""
+        with self._gate("withdraw"):
+            waiter = self.view.waiter(runner_id, adding=False)
+            if waiter is None:
+                return False
+            self._drop(waiter)
+            self._tell("lease.abandoned", runner_id, reason="cancelled")
+            self._schedule()
+            self._wake_first()
+            self._wake(runner_id)
+            return True
+
     @contextmanager
     def publishing(self, lease: Lease) -> Iterator[int]:
         """A window in which the lease cannot be fenced (for 60 s at most); the value is its token.
