@@ -33,7 +33,7 @@ _ENDED = {Status.FAILED: "failed", Status.TIMED_OUT: "timed out", Status.CANCELL
 class Schedule:
     """The tasks of one run. `limit` (None: no limit) may be changed at any time; `poison_limit` is how often a task's
     process may die before the task counts as failed; with `fail_fast` the first failure ends the starting of others;
-    `random` is what jitter is drawn from."""
+    `random` is what jitter is drawn from; `most_blocked` is how many may wait for strangers at once (None: `limit`)."""
 
     def __init__(
         self,
@@ -43,10 +43,12 @@ class Schedule:
         fail_fast: bool = False,
         poison_limit: int = 3,
         random: Callable[[], float] | None = None,
+        most_blocked: int | None = None,
     ) -> None:
         if limit is not None and limit < 1:
             raise ConfigError(f"a limit of {limit!r} is not possible", hint="give a whole number from 1, or None")
         self.limit, self.fail_fast, self.poison_limit = limit, fail_fast, poison_limit
+        self.most_blocked = most_blocked
         self._drained_for: str | None = None
         self._random = random
         self._lives: dict[str, Life] = {}
@@ -207,11 +209,14 @@ class Schedule:
         return max(0.0, min(moments) - now) if moments else None
 
     @property
+    def has_slot(self) -> bool:
+        """Whether fewer than `limit` tasks start or work."""
+        return self.limit is None or self._stages["starting"] + self._stages["working"] < self.limit
+
+    @property
     def _has_room(self) -> bool:
-        if self.limit is None:
-            return True
-        starting = self._stages["starting"]
-        return starting + self._stages["working"] < self.limit and starting + self._stages["blocked"] < self.limit
+        most = self.most_blocked or self.limit
+        return self.has_slot and (most is None or self._stages["starting"] + self._stages["blocked"] < most)
 
     def _start(self, life: Life, now: float) -> None:
         self._begin(life, life.attempt + 1, now)
