@@ -8,6 +8,19 @@ from __future__ import annotations
 
 from necrocode.aio.command import Command, CommandFailed, Output
 from necrocode.aio.engine import GRACE, Engine, Work
+from necrocode.aio.subscriber import Subscriber, all_heard
 from necrocode.aio.threads import Threads, is_async, to_the_end
 
-__all__ = ["GRACE", "Command", "CommandFailed", "Engine", "Output", "Threads", "Work", "is_async", "to_the_end"]
+__all__ = [
+    "GRACE",
+    "Command",
+    "CommandFailed",
+    "Engine",
+    "Output",
+    "Subscriber",
+    "Threads",
+    "Work",
+    "all_heard",
+    "is_async",
+    "to_the_end",
+]

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+from collections import deque
 from typing import Any, Protocol
 
 from necrocode.life import Entry, GiveUp, Start, Stop
 from necrocode.outcome import Status
 from necrocode.schedule import Schedule
+from necrocode.turns import Behind
 
 GRACE = 10.0
-"""Seconds that what was cancelled is waited for at the end."""
+"""Seconds that what was cancelled is waited for."""
 _AGAIN = 1.0
 """Seconds after which a coroutine that goes on in spite of a cancellation is cancelled once more."""
 
@@ -32,20 +34,29 @@ class Work(Protocol):
     def retrying(self, task_id: str, error: BaseException) -> None:
         """The attempt failed, and there will be another."""
 
+    def behind(self, order: Behind) -> None:
+        """It could go but for another task, which holds or will hold first what it claims."""
+
     def ended(self, task_id: str, status: Status, value: Any, error: BaseException | None, reason: str) -> None:
         """The task came to its end; told once for each."""
 
 
 class Engine:
-    """Carries out the orders of `schedule` for `work`, from the first `go` on."""
+    """Carries out the orders of `schedule` for `work`, from the first `go` on.
 
-    def __init__(self, schedule: Schedule, work: Work) -> None:
+    An attempt that goes on `grace` seconds after it was cancelled is given up: it is not heard of any more."""
+
+    def __init__(self, schedule: Schedule, work: Work, grace: float = GRACE) -> None:
         self.schedule, self._work = schedule, work
         self._loop = asyncio.get_running_loop()
         self._context = contextvars.copy_context()
         self._running: dict[str, asyncio.Future[Any]] = {}
         self._alarm: asyncio.TimerHandle | None = None
         self._turning = False
+        self._returning: deque[tuple[str, asyncio.Future[None]]] = deque()
+        self.grace = grace
+        self.deaf: list[str] = []
+        """Tasks whose last attempt went on in spite of being cancelled, and was given up."""
 
     @property
     def running(self) -> tuple[str, ...]:
@@ -72,13 +83,20 @@ class Engine:
         self.go()
 
     def admitted(self, task_id: str) -> None:
+        """The attempt, which was not blocked, has all it wants."""
         self.schedule.admitted(task_id, self._loop.time())
-        self.go()
 
     def blocked(self, task_id: str) -> None:
         """The attempt waits for somebody outside; another may start in its place."""
         self.schedule.blocked(task_id)
         self.go()
+
+    async def unblocked(self, task_id: str) -> None:
+        """The attempt need not wait any more; returns when there is a slot for it to work."""
+        future = self._loop.create_future()
+        self._returning.append((task_id, future))
+        self.go()
+        await future
 
     def go(self) -> None:
         """Look for orders as soon as the loop comes to it."""
@@ -86,38 +104,48 @@ class Engine:
             self._turning = True
             self._loop.call_soon(self._turn, context=self._context)
 
-    async def close(self, reason: str, grace: float = GRACE) -> tuple[str, ...]:
-        """Start nothing more, stop what runs, and wait until it has ended.
-
-        Returns what goes on in spite of that after `grace` seconds; it is not heard of any more."""
+    async def close(self, reason: str) -> None:
+        """Start nothing more, stop what runs, and wait until it has ended or was given up."""
         self.schedule.abort(self._loop.time(), reason)
         self._turn()
-        until, again = self._loop.time() + grace, self._loop.time() + _AGAIN
-        while self._running and (left := until - self._loop.time()) > 0:
-            await asyncio.wait(set(self._running.values()), timeout=min(_AGAIN, left))
+        while self._running:
+            await asyncio.wait(set(self._running.values()), timeout=_AGAIN)
             await asyncio.sleep(0)  # their ends are told by callbacks
-            if self._loop.time() >= again:
-                for future in self._running.values():
-                    future.cancel()
-        deaf = self.running
-        self._running.clear()
         self._set_alarm(None)
-        return deaf
 
     def _turn(self) -> None:
         self._turning = False
         now = self._loop.time()
+        while self._returning and self.schedule.has_slot:
+            task_id, future = self._returning.popleft()
+            if not future.done():
+                self.schedule.admitted(task_id, now)
+                future.set_result(None)
         for order in self.schedule.orders(now):
             if isinstance(order, Start):
-                future = self._work.begin(order.task_id, order.attempt)
-                self._running[order.task_id] = future
-                future.add_done_callback(_Over(self, order.task_id), context=self._context)
+                attempt = self._work.begin(order.task_id, order.attempt)
+                self._running[order.task_id] = attempt
+                attempt.add_done_callback(_Over(self, order.task_id), context=self._context)
             elif isinstance(order, Stop):
-                if found := self._running.get(order.task_id):
-                    found.cancel(order.reason)
+                self._stop(order.task_id, self._running.get(order.task_id), now + self.grace)
             elif isinstance(order, GiveUp):
                 self._work.ended(order.task_id, Status.CANCELLED, None, None, order.reason)
+            else:
+                self._work.behind(order)
         self._set_alarm(self.schedule.next_wake(now))
+
+    def _stop(self, task_id: str, attempt: asyncio.Future[Any] | None, until: float) -> None:
+        if attempt is None or self._running.get(task_id) is not attempt:
+            return  # it has ended
+        if self._loop.time() < until:
+            attempt.cancel()
+            left = until - self._loop.time()
+            self._loop.call_later(min(_AGAIN, left), self._stop, task_id, attempt, until, context=self._context)
+            return
+        self.deaf.append(task_id)
+        del self._running[task_id]
+        self._failed(task_id, asyncio.CancelledError())
+        self.go()
 
     def _set_alarm(self, seconds: float | None) -> None:
         if self._alarm is not None:

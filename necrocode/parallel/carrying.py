@@ -16,7 +16,7 @@ from necrocode.parallel.models import ErrorStrategy, ExecutionResult
 from necrocode.parallel.state import here
 from necrocode.parallel.telling import Teller
 from necrocode.retry import CircuitBreaker, Policy
-from necrocode.schedule import Schedule
+from necrocode.schedule import Behind, Schedule
 
 if TYPE_CHECKING:
     from necrocode.parallel.groups import ParallelExecutionManager
@@ -35,7 +35,7 @@ class Run:
         executor: Executor | None, grace: float,
     ) -> None:  # fmt: skip
         self._manager, self._group = manager, manager.group
-        self._breaker, self._executor, self._grace = breaker, executor, grace
+        self._breaker, self._executor = breaker, executor
         self._fail_fast = self._group.error_strategy is ErrorStrategy.FAIL_FAST
         self._loop = asyncio.get_running_loop()
         self._threads = aio.Threads()
@@ -47,7 +47,7 @@ class Run:
         self._listeners: list[asyncio.Future[None]] = []
         self._leaving: asyncio.Task[None] | None = None
         self.arrived: list[Member] = []
-        self._engine = aio.Engine(Schedule(limit=self._group.max_workers), self)
+        self._engine = aio.Engine(Schedule(limit=self._group.max_workers), self, grace)
         self._begin(policy)
 
     def _begin(self, policy: Policy) -> None:
@@ -99,16 +99,13 @@ class Run:
         if self._alarm:
             self._alarm.cancel()
         try:
-            deaf = await self._engine.close(reason, self._grace)
-            self._manager.left = (*deaf, *await self._threads.ended(min(1.0, self._grace)))
+            await self._engine.close(reason)
+            self._manager.left = (*self._engine.deaf, *await self._threads.ended(min(1.0, self._engine.grace)))
         finally:
             self._conclude(reason)
         await self._manager.execution_state.event_bus.settled(_SETTLE)
 
     def _conclude(self, reason: str) -> None:
-        for member in self._members.values():
-            if member.result is None:
-                self._cancelled(member, f"{reason}, and it did not end when it was cancelled")
         if self._manager.left:
             logger.warning("group %s is over, but these go on: %s", self._group.address, ", ".join(self._manager.left))
         if self._failure is not None:
@@ -159,13 +156,17 @@ class Run:
         member.ends(self._loop.time())
         self._tell.retrying(member, told(error))
 
+    def behind(self, order: Behind) -> None:
+        """Members claim nothing."""
+
     def ended(self, task_id: str, status: Status, value: Any, error: BaseException | None, reason: str) -> None:
         member = self._members[task_id]
         seconds = member.ends(self._loop.time())
         if status is Status.DONE:
             self._succeeded(member, value, seconds)
         elif status is Status.CANCELLED:
-            member.discard()
+            if not member.attempts:
+                member.discard()
             self._cancelled(member, reason)
         else:
             assert error is not None

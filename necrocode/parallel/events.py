@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
-import logging
-from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from necrocode import clock
+from necrocode.aio.subscriber import Subscriber, all_heard
 from necrocode.parallel.models import EventType, ExecutionResult, ExecutionStatus
 
 if TYPE_CHECKING:
     from necrocode.parallel.state import ExecutionState
-
-logger = logging.getLogger(__name__)
 
 Handler = Callable[["ExecutionEvent"], Any]
 
@@ -70,39 +66,12 @@ class ExecutionEvent(BaseModel):
         return await state.perform(self, input_data, extra_context)
 
 
-class _Subscriber:
-    """One handler and what it has not heard yet; a task brings it, one event after the other."""
-
-    def __init__(self, handler: Handler) -> None:
-        self.handler = handler
-        self._unheard: deque[ExecutionEvent | asyncio.Future[None]] = deque()
-        self._bringing: asyncio.Task[None] | None = None
-
-    def tell(self, item: ExecutionEvent | asyncio.Future[None]) -> None:
-        self._unheard.append(item)
-        if self._bringing is None or self._bringing.done():
-            self._bringing = asyncio.get_running_loop().create_task(self._bring(), name="event-subscriber")
-
-    async def _bring(self) -> None:
-        while self._unheard:
-            item = self._unheard.popleft()
-            if isinstance(item, ExecutionEvent):
-                await hear(self.handler, item)
-            elif not item.done():
-                item.set_result(None)
-
-    def stop(self) -> None:
-        self._unheard.clear()
-        if self._bringing is not None:
-            self._bringing.cancel()
-
-
 class EventBus:
     """Brings every event to every subscriber. One that raises is logged and goes on hearing; a slow one keeps
     neither the others nor the work waiting."""
 
     def __init__(self) -> None:
-        self._subscribers: list[_Subscriber] = []
+        self._subscribers: list[Subscriber] = []
         self._streams: list[asyncio.Queue[ExecutionEvent | None]] = []
 
     @property
@@ -111,9 +80,7 @@ class EventBus:
 
     def subscribe(self, handler: Handler) -> Handler:
         """Call `handler(event)` for every event from now on; what it gives is awaited if it can be."""
-        if not callable(handler):
-            raise TypeError(f"a subscriber is called with each event, and {handler!r} cannot be")
-        self._subscribers.append(_Subscriber(handler))
+        self._subscribers.append(Subscriber(handler))
         return handler
 
     def unsubscribe(self, handler: Handler) -> None:
@@ -133,16 +100,7 @@ class EventBus:
 
     async def settled(self, seconds: float | None = None) -> None:
         """Wait until everybody has heard what was told by now. Who needs more than `seconds` is cancelled."""
-        loop = asyncio.get_running_loop()
-        heard = {one: loop.create_future() for one in self._subscribers}
-        for one, future in heard.items():
-            one.tell(future)
-        if heard:
-            await asyncio.wait(heard.values(), timeout=seconds)
-        for one, future in heard.items():
-            if not future.done():
-                logger.warning("a subscriber was not done within %s s and is cancelled: %r", seconds, one.handler)
-                one.stop()
+        await all_heard(self._subscribers, seconds)
 
     async def stream(self) -> AsyncIterator[ExecutionEvent]:
         """Every event from now on, until `close`."""
@@ -159,20 +117,3 @@ class EventBus:
         """End every stream."""
         for queue in self._streams:
             queue.put_nowait(None)
-
-
-async def hear(handler: Callable[..., Any], *given: Any) -> None:
-    """Call a handler; what it raises is logged, and nobody else's trouble."""
-
-    async def call() -> None:
-        said = handler(*given)
-        if inspect.isawaitable(said):
-            await said
-
-    task = asyncio.ensure_future(call())
-    try:
-        await asyncio.wait([task])
-    finally:
-        task.cancel()
-    if not task.cancelled() and (error := task.exception()):
-        logger.warning("%r raised: %s: %s", handler, type(error).__name__, error, exc_info=error)

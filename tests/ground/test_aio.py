@@ -32,6 +32,9 @@ class Log:
     def retrying(self, task_id, error):
         self.again.append(task_id)
 
+    def behind(self, order):
+        self.again.append(order.task_id)
+
     def ended(self, task_id, status, value, error, reason):
         assert task_id not in self.ends
         self.ends[task_id] = (status, value, type(error).__name__ if error else "", reason)
@@ -94,24 +97,26 @@ async def test_tasks_are_added_and_cancelled_while_others_run():
 async def test_blocked_work_makes_room_for_other_work():
     gate = asyncio.Event()
 
+    order = []
+
     async def waits():
         made.blocked("a")
         await gate.wait()
-        made.admitted("a")
-
-    async def works():
-        made.admitted("b")
-        await gate.wait()
+        await made.unblocked("a")
+        order.append("a")
 
     async def opens():
-        made.admitted("c")
+        made.admitted("b")
         gate.set()
+        await asyncio.sleep(0.02)
+        order.append("b")
 
-    log = Log(a=waits, b=works, c=opens)
-    made = engine(log, *map(Entry, "abc"), limit=2)
+    log = Log(a=waits, b=opens)
+    made = engine(log, *map(Entry, "ab"), limit=1, most_blocked=99)
     made.go()
     await until(lambda: made.is_over)
     assert all(end[0] is Status.DONE for end in log.ends.values())
+    assert order == ["b", "a"]  # who comes back waits for a slot too
 
 
 @on_loop
@@ -129,7 +134,8 @@ async def test_close_waits_for_the_end_of_what_it_cancels():
     made = engine(log, Entry("a"), Entry("b"), limit=1)
     made.go()
     await until(lambda: made.running)
-    assert await made.close("over") == () and ended == [1] and made.is_over
+    await made.close("over")
+    assert ended == [1] and made.is_over and made.deaf == []
     assert {status for status, *_ in log.ends.values()} == {Status.CANCELLED}
 
 
