@@ -109,23 +109,19 @@ class Attempt:
 
     def _hold(self, lease: Lease) -> Outcome:
         self._concurrent = max(1, self.ledger.view.live)
-        self._told("granted")
-        self._tell("attempt.started", attempt=self.order.attempt, workspace=self.order.path, branch=self.order.branch)
         stop_on_loss = lambda lost: self._stop.set()  # noqa: E731
         with Heartbeat(
             self.ledger, lease, self.order.heartbeat_interval, on_lost=stop_on_loss, on_beat=self._sample
         ) as heartbeat:
             self._heartbeat = heartbeat
+            self._told("granted")
+            about = {"attempt": self.order.attempt, "workspace": self.order.path, "branch": self.order.branch}
+            self._tell("attempt.started", **about)
             outcome = self._outcome(self._pass_through(lease))
             self._publish_result(lease, outcome)
         self._retire(outcome)
-        self._tell(
-            "attempt.finished",
-            attempt=self.order.attempt,
-            status=str(outcome.status),
-            seconds=outcome.seconds,
-            error=outcome.error,
-        )
+        about = {"attempt": outcome.attempt, "status": str(outcome.status), "error": outcome.error}
+        self._tell("attempt.finished", **about, seconds=outcome.seconds)
         return outcome
 
     def _pass_through(self, lease: Lease) -> Work:

@@ -6,25 +6,20 @@ is taken up again from plan.json and the folders of the attempts, and what still
 
 from __future__ import annotations
 
-import os
-import selectors
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from necrocode import journal, process, scratch
+from necrocode.crew import Crew, Running
 from necrocode.errors import NecrocodeError, StateUnreadable, StateUnusable
-from necrocode.hand import Hand
 from necrocode.launcher import alone
 from necrocode.lease import Identity
 from necrocode.ledger import lifeline
 from necrocode.ledger.files import FileLedger
 from necrocode.order import read_result, take, taken_by, write_result
 from necrocode.outcome import Outcome, Status
-from necrocode.process.who import send
 from necrocode.remains import clear_done
 from necrocode.retry import Policy
 from necrocode.runs import Plan, attempt_folder, attempts_of_all, run_folder
@@ -32,20 +27,11 @@ from necrocode.schedule import Behind, Entry, GiveUp, Schedule, Start, Stop
 from necrocode.statedir import to_json, told
 from necrocode.task import Task
 
-_ADOPTED_LOOK = 0.2
 _FINAL_ERRORS = ("not_found", "not_executable", "needs_attention")
 """Why another attempt would end the same way."""
 
 Listener = Callable[[str, str, dict[str, Any]], None]
 """Hears of each change: task id, what happened (started, waiting, granted, a phase, finished, ...), and facts."""
-
-
-class Running(NamedTuple):
-    """An attempt under way: its folder, and who carries it (None when it was adopted from an earlier launcher)."""
-
-    folder: Path
-    runner_id: str
-    hand: Hand | None
 
 
 class Fleet:
@@ -62,13 +48,11 @@ class Fleet:
         self.schedule = Schedule(entries, plan.jobs, fail_fast=plan.fail_fast)
         self._tasks = {task.id: task for task in plan.tasks}
         self._numbers: dict[str, int] = {}
-        self._running: dict[str, Running] = {}
-        self._at_work: dict[Path, str] = {}
-        self._hands: list[Hand] = []
-        self._selector = selectors.DefaultSelector()
+        self._blocked: set[str] = set()
+        self._granted: dict[str, None] = {}
+        self._crew = Crew(self._state, run_folder(self._state, plan.run_id) / "runners.log")
         self._interrupts = self._obeyed = 0
         self._resumed = False
-        self._wake: tuple[int, int] | None = None
 
     def _entry(self, task: Task) -> Entry:
         # The runner keeps the attempt's clocks; the schedule is told what came of them.
@@ -83,43 +67,27 @@ class Fleet:
     def interrupt(self, times: int = 1) -> None:
         """Once: start nothing more. Twice: end what runs. Safe to call from a signal handler."""
         self._interrupts = max(times, self._interrupts)
-        if self._wake:
-            with suppress(BlockingIOError):
-                os.write(self._wake[1], b"!")
+        self._crew.wake()
 
     def run(self) -> dict[str, Outcome]:
         """Follow the run to its end; the last outcome of each task. Raises ResourceConflictError when somebody else
         is already launching it."""
-        with alone(self._state, self.plan.run_id), self._selector, self._awake():
+        with alone(self._state, self.plan.run_id):
             began = time.monotonic()
-            try:
+            with self._crew.assembled(lambda: self.schedule.is_over):
                 self._take_up()
                 self._interrupted()
                 self._follow()
-            finally:
-                self._dismiss()
             if self._resumed:
                 clear_done(self.plan, self._ledger, {one for one, outcome in self.outcomes.items() if outcome.ok})
             counts: dict[str, Any] = {str(s): self.schedule.count(s) for s in Status if s.is_final}
             self._tell("run.finished", **counts, seconds=time.monotonic() - began)
         return self.outcomes
 
-    @contextmanager
-    def _awake(self) -> Iterator[None]:
-        """While its body runs, an interrupt ends the sleep of the loop."""
-        read_end, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self._selector.register(read_end, selectors.EVENT_READ)
-        self._wake = read_end, write_end
-        try:
-            yield
-        finally:
-            self._wake = None
-            os.close(read_end)
-            os.close(write_end)
-
     def _follow(self) -> None:
         while True:
             now = time.monotonic()
+            self._let_go()
             for order in self.schedule.orders(now):
                 self._obey(order)
             wake = self.schedule.next_wake(time.monotonic())
@@ -150,33 +118,16 @@ class Fleet:
             order = self.plan.order(self._state, task, number, self.outcomes)
         except NecrocodeError as error:
             write_result(folder, _end(task.id, folder, Status.FAILED, str(error), "needs_attention"))
-            self._run(task.id, Running(folder, "", None))
+            self._crew.adopt(task.id, folder, "")
             return self._conclude(task.id)
         self._state.write(folder / "task.json", to_json(order.to_dict()))
-        self._run(task.id, Running(folder, order.runner_id, self._hand_over(folder)))
+        self._crew.begin(task.id, folder, order.runner_id)
         self._listener(task.id, "started", {"attempt": number})
 
-    def _run(self, task_id: str, running: Running) -> None:
-        self._running[task_id], self._at_work[running.folder] = running, task_id
-
-    def _hand_over(self, folder: Path) -> Hand:
-        hand = next((hand for hand in self._hands if hand.idle), None)
-        if hand is None:
-            hand = Hand(self._state, run_folder(self._state, self.plan.run_id) / "runners.log")
-            self._hands.append(hand)
-            self._selector.register(hand.output, selectors.EVENT_READ, hand)
-        hand.carry(folder)
-        return hand
-
     def _stop(self, task_id: str) -> None:
-        running = self._running.get(task_id)
-        if running is None:
-            return  # it came to its end meanwhile
-        self._listener(task_id, "stopping", {})
-        if running.hand:
-            running.hand.stop()
-        elif carrier := taken_by(running.folder):
-            send(carrier.pid, carrier.start_ticks, signal.SIGTERM)
+        if task_id in self._crew.running:  # else it came to its end meanwhile
+            self._listener(task_id, "stopping", {})
+            self._crew.stop(task_id)
 
     def _give_up(self, order: GiveUp) -> None:
         self.outcomes[order.task_id] = Outcome(order.task_id, Status.CANCELLED, 0, order.reason, "cancelled")
@@ -186,20 +137,18 @@ class Fleet:
     # ---- facts
 
     def _listen(self, timeout: float | None) -> None:
-        adopted = [task_id for task_id, running in self._running.items() if running.hand is None]
-        if adopted:
-            timeout = min(_ADOPTED_LOOK, timeout if timeout is not None else _ADOPTED_LOOK)
-        for key, _ in self._selector.select(timeout):
-            if key.data is None:
+        adopted = self._crew.adopted
+        for task_id, said in self._crew.listen(timeout):
+            if not task_id:
                 self._interrupted()
+            elif said["said"] == "gone":
+                self._lost(task_id)
             else:
-                self._hear(key.data)
+                self._said(task_id, said)
         for task_id in adopted:
             self._look_after(task_id)
 
     def _interrupted(self) -> None:
-        with suppress(BlockingIOError):
-            os.read(self._wake[0] if self._wake else -1, 64)
         for times in range(self._obeyed + 1, self._interrupts + 1):
             if times == 1:
                 self.schedule.stop_starting(time.monotonic(), "interrupted")
@@ -207,18 +156,6 @@ class Fleet:
                 self.schedule.abort(time.monotonic(), "interrupted")
             self._listener("", "interrupted", {"times": times})
         self._obeyed = self._interrupts
-
-    def _hear(self, hand: Hand) -> None:
-        for said in hand.heard():
-            task_id = self._at_work.get(Path(said["folder"]))
-            if task_id is not None:
-                self._said(task_id, said)
-        if hand.gone:
-            self._selector.unregister(hand.output)
-            self._hands.remove(hand)
-            hand.close()
-            for task_id in [task_id for task_id, running in self._running.items() if running.hand is hand]:
-                self._lost(task_id)
 
     def _said(self, task_id: str, said: dict[str, Any]) -> None:
         what = said["said"]
@@ -232,15 +169,32 @@ class Fleet:
             write_result(folder, _end(task_id, folder, Status.FAILED, said["error"], "broken"))
             return self._conclude(task_id)
         if what == "waiting":
+            self._blocked.add(task_id)
             self.schedule.blocked(task_id)
+        elif what == "granted" and task_id in self._blocked:
+            self._granted[task_id] = None
+            return None
         elif what == "granted":
             self.schedule.admitted(task_id, time.monotonic())
         self._listener(task_id, what, said)
 
+    def _let_go(self) -> None:
+        """Let those work that have got what strangers held, as many as there is room for: others of this run may
+        have taken their turns meanwhile."""
+        for task_id in list(self._granted):
+            if len(self._crew.running) - len(self._blocked) >= self.plan.jobs:
+                return
+            del self._granted[task_id]
+            self._blocked.discard(task_id)
+            self.schedule.admitted(task_id, time.monotonic())
+            self._listener(task_id, "granted", {})
+            self._crew.go_on(task_id)
+
     def _conclude(self, task_id: str) -> None:
         """The attempt's result is on the disk: tell the schedule, and hear what follows."""
-        folder = self._running.pop(task_id).folder
-        del self._at_work[folder]
+        folder = self._crew.end(task_id)
+        self._blocked.discard(task_id)
+        self._granted.pop(task_id, None)
         outcome = self._result(folder)
         if outcome is None:
             raise StateUnusable(str(folder), f"the result of {task_id} is not there although it was told")
@@ -281,11 +235,11 @@ class Fleet:
 
     def _lost(self, task_id: str) -> None:
         """The runner died. Whatever its tree still does is ended, and its attempt can have no other result."""
-        running = self._running[task_id]
+        running = self._crew.running[task_id]
         if self._result(running.folder) is None:
             if running.hand and running.hand.proven and taken_by(running.folder) is None:
                 # It was told to end before it could begin: another can carry the very same attempt.
-                return self._run(task_id, running._replace(hand=self._hand_over(running.folder)))
+                return self._crew.begin(task_id, running.folder, running.runner_id)
             process.end_tree(running.runner_id, grace=self.plan.grace)
             scratch.remove(running.folder)
             self._write_end(task_id, running)
@@ -303,7 +257,7 @@ class Fleet:
 
     def _look_after(self, task_id: str) -> None:
         """Whether an adopted attempt has come to its end, or its runner to its own."""
-        running = self._running.get(task_id)
+        running = self._crew.running.get(task_id)
         if running is None:
             return
         if (running.folder / "result.json").exists():
@@ -330,7 +284,7 @@ class Fleet:
                 self._replay(task.id, number, folder)
         done = self.schedule.count(Status.DONE)
         return self._tell(
-            "run.resumed", adopted=len(self._running), done=done, requeued=self.schedule.count(Status.WAITING)
+            "run.resumed", adopted=len(self._crew.running), done=done, requeued=self.schedule.count(Status.WAITING)
         )
 
     def _replay(self, task_id: str, number: int, folder: Path) -> None:
@@ -344,7 +298,7 @@ class Fleet:
         self.schedule.adopt(task_id, number, time.monotonic())
         if outcome:
             return self._weigh(task_id, outcome, earlier=True)
-        self._run(task_id, Running(folder, f"{self.plan.run_id}.{task_id}.{number}", None))
+        self._crew.adopt(task_id, folder, f"{self.plan.run_id}.{task_id}.{number}")
         self._listener(task_id, "adopted", {"attempt": number})
         self._look_after(task_id)
 
@@ -354,13 +308,6 @@ class Fleet:
             return True
         write_result(folder, _end(task_id, folder, Status.CANCELLED, "its launcher died before it began", "not_begun"))
         return False
-
-    def _dismiss(self) -> None:
-        for hand in self._hands:
-            hand.dismiss()
-        for hand in self._hands:
-            # Those that are idle end at once; the others go on without us.
-            hand.close(patience=5.0 if self.schedule.is_over else 0.0)
 
     def _tell(self, kind: str, task_id: str = "", **facts: Any) -> None:
         journal.append(self._state.events, [journal.make(kind, task_id=task_id, run_id=self.plan.run_id, **facts)])

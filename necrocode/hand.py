@@ -53,6 +53,12 @@ class Hand:
         with suppress(BrokenPipeError):
             self._process.stdin.write(json.dumps(str(folder)).encode() + b"\n")
 
+    def go_on(self) -> None:
+        """Let an attempt begin its work that had to wait for strangers."""
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):
+            self._process.stdin.write(b"true\n")
+
     def heard(self) -> Iterator[dict[str, Any]]:
         """What it said since we last listened; `gone` is set when it will say no more."""
         data = os.read(self.output, 1 << 16)

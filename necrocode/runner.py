@@ -2,6 +2,7 @@
 
 `python -m necrocode.runner STATE_DIR` takes the folder of an attempt from each line of its input (a JSON string)
 and says on its output what happens to it. When its launcher dies it finishes the attempt under way, and ends.
+An attempt that had to wait for strangers begins its work when the launcher says `true`: others may work meanwhile.
 SIGTERM ends the attempt under way and then the runner.
 """
 
@@ -40,6 +41,7 @@ class Process:
         self._waiting = self._leaving = False
 
     def serve(self, lines: Iterator[str]) -> None:
+        self._lines = lines
         signal.signal(signal.SIGTERM, self._on_term)
         # The terminal's Ctrl-C is the launcher's business. Not SIG_IGN, which every agent would inherit.
         signal.signal(signal.SIGINT, lambda number, frame: None)
@@ -86,9 +88,14 @@ class Process:
 
     def _on_phase(self, folder: Path, phase: str, detail: str = "") -> None:
         self._say(folder, phase, **({"detail": detail} if detail else {}))
-        self._waiting = phase == "waiting"
+        has_waited, self._waiting = self._waiting, phase == "waiting"
+        if phase == "granted" and has_waited:
+            self._waiting = True
         if self._waiting and self._leaving:
             raise _Interrupted
+        if phase == "granted" and has_waited:
+            next(self._lines, "")  # or the end of them: without a launcher there is nobody to wait for
+            self._waiting = False
 
     def _on_term(self, number: int, frame: FrameType | None) -> None:
         self._leaving = True

@@ -176,6 +176,44 @@ def test_no_more_wait_for_strangers_than_may_work(bench: Bench) -> None:
     bench.assert_at_rest(plan)
 
 
+def test_when_a_stranger_leaves_no_more_work_than_may(bench: Bench) -> None:
+    """Two waited for the stranger, two others took their turns: when he leaves, four could go on, and two do."""
+    stranger = bench.ledger.register(Request("stranger", (Claim("gpu", "**"),)))
+    count, go = bench.tmp / "count", bench.tmp / "go"
+    script = f"echo + >> {count}; while [ ! -e {go} ]; do sleep 0.02; done; sleep 0.05; echo - >> {count}"
+    tasks = [bench.task("w0", script, claims=("gpu:0",)), *(bench.task(f"f{n}", script) for n in range(4))]
+    plan = bench.plan(*tasks, bench.task("w1", script, claims=("gpu:1",)))
+    fleet = bench.fleet(plan)
+    thread = threading.Thread(target=fleet.run)
+    thread.start()
+    try:
+        wait_for(lambda: len(bench.begun) == 2 and "w0" in bench.heard("waiting"), within=30.0)
+    finally:
+        bench.ledger.release(stranger)
+    wait_for(lambda: f"{plan.run_id}.w0.1" in " ".join(os.listdir(bench.state.runners)))
+    go.touch()
+    thread.join(60)
+    assert set(statuses(fleet.outcomes).values()) == {DONE}
+    working = most = 0
+    for line in count.read_text().split():
+        working += 1 if line == "+" else -1
+        most = max(most, working)
+    assert most == 2
+    bench.assert_at_rest(plan)
+
+
+def test_what_waited_for_a_stranger_goes_on_without_its_launcher(bench: Bench) -> None:
+    stranger = bench.ledger.register(Request("stranger", (Claim("gpu", "0"),)))
+    plan = bench.plan(bench.task("t", claims=("gpu:0",)))
+    with bench.launcher(plan) as launcher:
+        wait_for(lambda: os.listdir(bench.state.queue), within=30.0)
+        launcher.kill()
+    bench.ledger.release(stranger)
+    folder = attempt_folder(bench.state, plan.run_id, "t", 1)
+    assert wait_for(lambda: read_result(folder), within=30.0).ok
+    bench.assert_at_rest(plan)
+
+
 def test_patience_with_strangers_ends(bench: Bench) -> None:
     stranger = bench.ledger.register(Request("stranger", (Claim("gpu", "0"),)))
     outcomes = bench.fleet(bench.plan(bench.task("t", claims=("gpu:0",)), patience=0.2)).run()
