@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from necrocode.event import Event
     from necrocode.lease import RunnerInstance
     from necrocode.ledger.snapshot import Sighting, Snapshot, Waiting
+    from necrocode.metrics import Metrics
     from necrocode.statedir import StateDir
 
 KEEP_SECONDS = 30 * 86400.0
@@ -36,7 +37,8 @@ class Nobody(NamedTuple):
 
 
 class Board(NamedTuple):
-    """One look: `snapshot` is None where there is no state directory. `at` is in seconds since 1970."""
+    """One look: `snapshot` is None where there is no state directory. `at` is in seconds since 1970. `metrics` are
+    of the last day, as far as the tail of the events goes (None: nothing happened)."""
 
     root: Path
     at: float
@@ -44,6 +46,7 @@ class Board(NamedTuple):
     finished: tuple[Event, ...] = ()
     conflicts: tuple[Event, ...] = ()
     to_clean: dict[str, int] = {}
+    metrics: Metrics | None = None
 
 
 def look(state: StateDir) -> Board:
@@ -55,7 +58,16 @@ def look(state: StateDir) -> Board:
         tuple(event for event in events if event.kind == "attempt.finished"),
         tuple(event for event in events if _is_conflict(event)),
         _to_clean(root, snapshot, now),
+        _metrics(events),
     )  # fmt: skip
+
+
+def _metrics(events: list[Event]) -> Metrics | None:
+    if not events:
+        return None
+    from necrocode.metrics import fold
+
+    return fold(events)
 
 
 def _snapshot(state: StateDir) -> Snapshot | Nobody:
@@ -121,6 +133,7 @@ def facts(board: Board) -> dict[str, Any]:
         "finished": [event.to_dict() for event in board.finished[-50:]],
         "conflicts": [event.to_dict() for event in board.conflicts[-50:]],
         "to_clean": board.to_clean,
+        "metrics": board.metrics.to_dict() if board.metrics else None,
     }
 
 

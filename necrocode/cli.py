@@ -30,6 +30,8 @@ VERBS = {
     "why": "What a task or runner waits for, holds, or came to.",
     "logs": "The output of a task.",
     "events": "What happened, and what happens now.",
+    "metrics": "Waits, conflicts, concurrency, phases: in figures.",
+    "report": "What a run came to: timeline, waits, failures.",
     "wait": "Until runs, tasks or runners have ended.",
     "retry": "Failed tasks of a run, once more.",
     "stop": "End tasks, runners or runs.",

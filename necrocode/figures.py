@@ -6,7 +6,9 @@ from pathlib import Path
 
 from necrocode import journal
 from necrocode.event import Event
-from necrocode.metrics import Metrics, fold
+from necrocode.load import Spread
+from necrocode.metrics import Figures, Metrics, fold
+from necrocode.screen import duration
 
 
 def is_of(event: Event, run_id: str = "", task_id: str = "") -> bool:
@@ -26,3 +28,48 @@ def _task_of(runner_id: str) -> str:
 def of_events(events_dir: Path, *, since: float | None = None, run_id: str = "") -> Metrics:
     """The metrics of what happened since then (seconds since 1970; None: ever), of one run or of everything."""
     return fold(event for event in journal.read(events_dir, since) if is_of(event, run_id))
+
+
+def shown(metrics: Metrics) -> list[tuple[str, str]]:
+    """The figures as a name and a text each, for a terminal; those that say nothing are left out."""
+    total = metrics.total
+    rows = [
+        ("attempts", ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in total.attempts.items())),
+        ("at once", f"most {metrics.concurrency.max}, mean {metrics.concurrency.mean:.2f}"),
+        ("wait", spread(total.waits)),
+        ("hand-over", spread(metrics.hand_over)),
+        ("conflicts", f"{total.conflicts_detected} detected, {total.conflicts_avoided} avoided"),
+        ("queue", _counts(total, "queued", "refused", "abandoned")),
+        ("went wrong", _counts(total, "retries", "lost", "errors", "fenced", "reaped")),
+        ("time", f"{duration(total.elapsed)} by the clock, {duration(total.seconds)} of work"),
+        ("phases", phases(total)),
+        ("work", ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in total.work.items())),
+    ]
+    if total.memory_mb:
+        rows.append(("used", f"memory {total.memory_mb:.0f} MB at most, cpu {total.cpu_percent:.0f} % in the mean"))
+    return [(name, text) for name, text in rows if text]
+
+
+def spread(durations: Spread) -> str:
+    """The middle, the 95th of 100 and the longest; "" where there are none."""
+    if not durations.samples:
+        return ""
+    told = ", ".join(f"{name} {short(getattr(durations, name))}" for name in ("p50", "p95", "max"))
+    return f"{told} (of {durations.samples})"
+
+
+def short(seconds: float) -> str:
+    """As `duration`, but with milliseconds where those matter."""
+    return f"{seconds * 1000:.1f} ms" if 0 < seconds < 0.1 else duration(seconds)
+
+
+def phases(figures: Figures) -> str:
+    """The share of each phase in the time of all of them, the longest first."""
+    total = sum(phase.seconds for phase in figures.phases.values())
+    ordered = sorted(figures.phases.items(), key=lambda one: -one[1].seconds)
+    return ", ".join(f"{name} {100 * phase.seconds / total:.0f} %" for name, phase in ordered) if total else ""
+
+
+def _counts(figures: Figures, *names: str) -> str:
+    counts = {name: getattr(figures, name) for name in names}
+    return ", ".join(f"{count} {name}" for name, count in counts.items() if count)

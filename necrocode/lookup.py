@@ -66,6 +66,17 @@ def _in_run(state: StateDir, name: str, known: list[str]) -> Found | None:
     return None
 
 
+def run(state: StateDir, name: str) -> str:
+    """The id of a run: itself, or that of the newest for `last`. Raises ConfigError."""
+    known = runs.runs(state)
+    if name == "last" and known:
+        return known[0]
+    if name not in known:
+        hint = _close(name, known) or f"known runs, newest first: {', '.join(known[:8]) or 'none'}"
+        raise ConfigError(f"there is no run {name!r}", hint=hint)
+    return name
+
+
 def task_ids(state: StateDir, run_id: str) -> list[str]:
     """The tasks of a run, [] when its plan cannot be read."""
     with suppress(StateUnreadable, ConfigError):

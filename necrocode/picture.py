@@ -53,7 +53,7 @@ def lines(board: Board, width: int, *, colored: bool = False, height: int | None
     parts.append(_cut(_FINISHED, finished[: room.finished], room.finished, width, colored))
     conflicts = [fit(_told(event), width) for event in reversed(board.conflicts)][: room.conflicts]
     parts.append([styled("CONFLICTS", "bold", colored), *conflicts] if conflicts else [])
-    parts.append([fit(_footer(board), width)])
+    parts.append([*_figures(board, width), fit(_footer(board), width)])
     return [line for part in parts if part for line in ["", *part]][1:]
 
 
@@ -176,6 +176,18 @@ def _told(event: Event) -> str:
         "lease.fenced": f"{who} lost its lease after {duration(float(told.get('silent') or 0.0))} of silence",
     }
     return clean(f"{at}  {words[event.kind]}")
+
+
+def _figures(board: Board, width: int) -> list[str]:
+    """The day in one line; the whole of it: necrocode metrics."""
+    if board.metrics is None:
+        return []
+    from necrocode.figures import spread
+
+    total = board.metrics.total
+    told = f"Last day: conflicts {total.conflicts_detected} detected, {total.conflicts_avoided} avoided"
+    waits = spread(total.waits)
+    return [fit(f"{told}   wait {waits}" if waits else told, width)]
 
 
 def _footer(board: Board) -> str:

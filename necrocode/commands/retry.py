@@ -31,8 +31,7 @@ def command(door: Door, run_id: str, tasks: tuple[str, ...], jobs: int | None, q
 
     ledger = door.ledger()
     state = ledger.state
-    known = runs.runs(state)
-    plan = runs.Plan.load(state, known[0] if run_id == "last" and known else run_id)
+    plan = runs.Plan.load(state, lookup.run(state, run_id))
     if lookup.launcher_lives(state, plan.run_id):
         raise Refused(
             f"run {plan.run_id} is still followed by its launcher", runner_id=plan.run_id, reason="run",
