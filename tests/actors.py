@@ -15,6 +15,7 @@ from typing import Any
 
 from necrocode.errors import LeaseLost
 from necrocode.lease import Lease
+from necrocode.ledger import files, waiting
 from necrocode.ledger.files import FileLedger
 
 _context = multiprocessing.get_context("forkserver")
@@ -117,6 +118,8 @@ def _dance(stage: Connection, root: str, environment: dict[str, str]) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.update(environment)
     time.tzset()
+    if seconds := environment.get("TICK"):
+        waiting._TICK = files._ROUND = float(seconds)
     ledger = FileLedger(root)
     leases: dict[str, Lease] = {}
     with contextlib.suppress(EOFError, OSError):

@@ -27,7 +27,8 @@ _LENGTH = 160
 _LARGEST = 1 << 53
 DECIDED = (Refused, LeaseLost, Deadlock, StateUnreadable)
 """Answers: everything is as it should be. After any other error a move may have been cut short."""
-_LONGEST_NAP = 0.002
+_SHORTEST_NAP = 2e-5
+_LONGEST_NAP = 0.02
 
 
 class Gate:
@@ -111,19 +112,21 @@ class Gate:
             self._close()
 
     def _knock(self, deadline: float, patience: float) -> None:
-        attempt = 0
+        attempt, since = 0, time.monotonic()
         while True:
             try:
                 return flock(self._open(), fcntl.LOCK_EX | fcntl.LOCK_NB, self._path)
             except BlockingIOError:
-                if time.monotonic() > deadline:
+                if (now := time.monotonic()) > deadline:
                     inside = os.pread(self._open(), _LENGTH, _COUNTER).decode(errors="replace").strip(" \n\0")
                     raise GateTimeout(self._path, patience, inside) from None
             attempt += 1
             if attempt < 4:
                 os.sched_yield() if hasattr(os, "sched_yield") else time.sleep(0)
             else:
-                time.sleep(min(_LONGEST_NAP, 2e-5 * 2 ** min(attempt - 4, 7)) * random.uniform(0.5, 1.5))
+                # In proportion to the time spent here: hundreds who look often would leave no time to the one inside.
+                nap = min(_LONGEST_NAP, max(_SHORTEST_NAP, (now - since) / 4))
+                time.sleep(nap * random.uniform(0.5, 1.5))
 
     def _is_current(self) -> bool:
         try:

@@ -880,7 +880,6 @@ class TestReading:
         assert next(watch).live == 1
         files.release(lease)
         assert next(watch).live == 0
-        assert next(watch).live == 0
 
 
 def test_what_is_granted_at_once_leaves_no_bell_behind(state_root: Path) -> None:

@@ -1,0 +1,394 @@
+"""Storms of real processes against one state directory, and an oracle that knows nothing of the ledger.
+
+Whoever has been granted a slot or a claim takes the kernel's lock on a file of that name, too, without waiting. If
+that fails, two have been granted what only one may have. The lock files lie on higher descriptors than lifelines,
+so that a dying process gives them up first. Only for processes without threads: everybody here is forked.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import multiprocessing
+import os
+import random
+import signal
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from necrocode import admission, claim
+from necrocode.claim import Claim, ClaimIndex
+from necrocode.errors import Deadlock, LeaseLost, NecrocodeError, Refused
+from necrocode.lease import Lease, Request
+from necrocode.ledger import lifeline
+from necrocode.ledger.files import FileLedger
+from necrocode.ledger.gate import Gate
+from necrocode.ledger.operations import Operations
+from necrocode.testing import Broken, check
+
+_fork = multiprocessing.get_context("fork")
+HIGHER = 700
+GRACE = 0.005
+"""Seconds that the oracle tries: a killed process may be in the middle of dying."""
+
+
+class Oracle:
+    """Locks in a folder, one file for each thing that can be held."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(exist_ok=True)
+
+    def take(self, name: str, *, shared: bool = False) -> int | None:
+        """A descriptor that holds it, or None when somebody else does."""
+        low = os.open(self._folder / name.replace("/", "_"), os.O_RDWR | os.O_CREAT, 0o600)
+        descriptor = fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, HIGHER)
+        os.close(low)
+        deadline = time.monotonic() + GRACE
+        while True:
+            try:
+                fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+                return descriptor
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    os.close(descriptor)
+                    return None
+                time.sleep(0.0005)
+
+    def take_slot(self, limit: int) -> int | None:
+        deadline = time.monotonic() + 4 * GRACE
+        while time.monotonic() < deadline:
+            for at in random.sample(range(limit), limit):
+                if (descriptor := self.take(f"slot{at}")) is not None:
+                    return descriptor
+        return None
+
+
+def race(root: str, claims: tuple[Claim, ...], limit: int | None, winners: int, racers: int, rounds: int) -> int:
+    """In each round all ask at once, and exactly `winners` get it; the number of quiet moments checked meanwhile."""
+    start, asked, done = (_fork.Barrier(racers) for _ in range(3))
+    won = _fork.Array("i", rounds, lock=True)
+    oracle = Oracle(Path(root).with_suffix(".oracle"))
+
+    def run(racer: int) -> None:
+        ledger = FileLedger(root)
+        for turn in range(rounds):
+            start.wait(30)
+            lease, held = None, None
+            with suppress(Refused):
+                lease = ledger.register(Request(f"r{racer}", claims, limit=limit))
+                with won.get_lock():
+                    won[turn] += 1
+                held = oracle.take_slot(winners)
+                assert held is not None, f"r{racer} was granted in round {turn} what somebody else has"
+            asked.wait(30)
+            if lease and held is not None:
+                os.close(held)
+                ledger.release(lease)
+            done.wait(30)
+
+    moments = _together([lambda racer=racer: run(racer) for racer in range(racers)], Path(root))
+    wrong = {turn: count for turn, count in enumerate(won) if count != winners}
+    assert not wrong, f"rounds with another number of winners than {winners}: {wrong}"
+    return moments
+
+
+def crowd(root: str, processes: int, limit: int) -> int:
+    """All wait for a slot of one gate, hold it for a moment and leave; the most that were in the queue at once."""
+    oracle, most = Oracle(Path(root).with_suffix(".oracle")), 0
+    holder = FileLedger(root).register(Request("holder", limit=limit))
+
+    def visit(at: int) -> None:
+        ledger = FileLedger(root)
+        lease = ledger.register(Request(f"v{at}", limit=limit), wait=True, timeout=60)
+        held = oracle.take_slot(limit)
+        assert held is not None, "one too many"
+        os.close(held)
+        ledger.release(lease)
+
+    def look() -> None:
+        nonlocal most, holder
+        most = max(most, len(os.listdir(f"{root}/queue")))
+
+    def open_up() -> None:
+        deadline = time.monotonic() + 20
+        while len(os.listdir(f"{root}/queue")) < processes - limit and time.monotonic() < deadline:
+            time.sleep(0.005)
+            look()
+
+    plays = [lambda at=at: visit(at) for at in range(processes)]
+    others = [FileLedger(root).register(Request(f"holder{at}", limit=limit)) for at in range(limit - 1)]
+
+    def meanwhile() -> None:
+        open_up()
+        for lease in (holder, *others):
+            FileLedger(root).release(lease)
+
+    _together(plays, Path(root), meanwhile)
+    return most
+
+
+PATHS = ("a/1", "a/2", "a/b/1", "a/b/2", "c/1", "c/2", "d/1")
+PATTERNS = (*PATHS, *PATHS, "a/**", "a/b/**", "c/**", "a/*", "*/1", "**/2", "c/?")
+SLOTS = 3
+
+
+def covered(one: Claim) -> list[str]:
+    return [path for path in PATHS if claim.conflict(one._replace(shared=False), Claim.file(path))]
+
+
+def havoc(root: str, seconds: float, seed: int, workers: int = 6, *, until_seen: bool = False) -> Counter[str]:
+    """Workers register, wait, claim more, wait for more, release; some die of themselves, others are killed at any
+    moment, and as many are born. What was counted; `violation` is what the oracle or the checker saw, and ends it
+    with `until_seen`."""
+    FileLedger(root)
+    chance, place = random.Random(seed), Path(root)
+    counts: Counter[str] = Counter()
+    counters = {
+        name: _fork.Value("i", 0) for name in ("granted", "refused", "violation", "deadlock", "extended", "lost")
+    }
+    until, living = time.monotonic() + seconds, []
+
+    def born() -> None:
+        number = chance.randrange(1 << 30)
+        living.append(_forked(lambda: _work(root, random.Random(number), until, counters), place))
+
+    for _ in range(workers):
+        born()
+    next_kill = time.monotonic() + 0.02
+    while living:
+        time.sleep(0.002)
+        if until_seen and (counts["violation"] or counters["violation"].value):
+            _end(living)
+            return counts + Counter(violation=1)
+        for child in [child for child in living if os.waitpid(child, os.WNOHANG)[0]]:
+            living.remove(child)
+            if time.monotonic() < until:
+                born()
+        if time.monotonic() > next_kill and living:
+            with suppress(ProcessLookupError):
+                os.kill(chance.choice(living), signal.SIGKILL)
+            counts["killed"] += 1
+            next_kill = time.monotonic() + chance.random() * 0.04
+        try:
+            counts["moments"] += check(place, tries=1)
+        except Broken as error:
+            counts["violation"] += 1
+            (place / "trouble").write_text(str(error))
+    counts.update({name: counter.value for name, counter in counters.items()})
+    _recover(root, counts)
+    return counts
+
+
+def _end(children: list[int]) -> None:
+    for child in children:
+        with suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def _recover(root: str, counts: Counter[str]) -> None:
+    """Nothing may be left, and every slot be free, as soon as somebody looks."""
+    ledger = FileLedger(root)
+    ledger.sweep()
+    counts["left"] = sum(
+        len(os.listdir(f"{root}/{folder}")) for folder in ("runners", "queue", "fenced", "live", "bells")
+    )
+    leases = [ledger.register(Request(f"z{at}", limit=SLOTS)) for at in range(SLOTS)]
+    for lease in leases:
+        ledger.release(lease)
+
+
+def _work(root: str, chance: random.Random, until: float, counters: dict[str, Any]) -> None:
+    ledger, oracle = FileLedger(root), Oracle(Path(root).with_suffix(".oracle"))
+    turn = 0
+    while time.monotonic() < until:
+        turn += 1
+        wanted = tuple({_claim(chance) for _ in range(chance.randrange(4))})
+        request = Request(f"p{os.getpid()}-{turn}", wanted, limit=SLOTS, priority=chance.choice([0, 0, 0, 30]))
+        try:
+            lease = ledger.register(request, wait=chance.random() < 0.6, timeout=chance.choice([0.05, 0.5]))
+        except Refused:
+            _add(counters, "refused")
+            continue
+        _add(counters, "granted")
+        held: list[int] = []
+        try:
+            _hold(ledger, lease, oracle, chance, held, counters)
+        except LeaseLost:
+            _add(counters, "lost")
+        for descriptor in held:
+            os.close(descriptor)
+        if chance.random() < 0.05:
+            os.kill(os.getpid(), signal.SIGKILL)
+        with suppress(LeaseLost):
+            ledger.release(lease)
+
+
+def _hold(
+    ledger: FileLedger, lease: Lease, oracle: Oracle, chance: random.Random, held: list[int], counters: dict[str, Any]
+) -> None:
+    slot = oracle.take_slot(SLOTS)
+    held += [slot] if slot is not None else _violated(counters)
+    mine = _occupy(oracle, lease.claims, frozenset(), held, counters)
+    time.sleep(chance.random() * 0.004)
+    ledger.renew(lease)
+    if chance.random() < 0.4:
+        more = _claim(chance)
+        with suppress(Refused):
+            try:
+                ledger.claim(lease, [more], wait=chance.random() < 0.5, timeout=0.3)
+            except Deadlock:
+                _add(counters, "deadlock")
+                return
+            _add(counters, "extended")
+            _occupy(oracle, (more,), mine, held, counters)
+
+
+def _occupy(
+    oracle: Oracle, claims: tuple[Claim, ...], mine: frozenset[str], held: list[int], counters: dict[str, Any]
+) -> frozenset[str]:
+    exclusive: dict[str, bool] = {}
+    for one in claims:
+        for path in covered(one):
+            exclusive[path] = exclusive.get(path, False) or not one.shared
+    for path in exclusive.keys() - mine:
+        taken = oracle.take(path, shared=not exclusive[path])
+        held += [taken] if taken is not None else _violated(counters)
+    return mine | exclusive.keys()
+
+
+def _violated(counters: dict[str, Any]) -> list[int]:
+    _add(counters, "violation")
+    return []
+
+
+def _add(counters: dict[str, Any], name: str) -> None:
+    with counters[name].get_lock():
+        counters[name].value += 1
+
+
+def _claim(chance: random.Random) -> Claim:
+    return Claim.file(chance.choice(PATTERNS), shared=chance.random() < 0.35)
+
+
+def zombies(root: str) -> Counter[str]:
+    """Leases that were revoked while their holders slept go on as if nothing had happened; what they were allowed."""
+    counts: Counter[str] = Counter()
+    first, second = FileLedger(root), FileLedger(root)
+    for at in range(20):
+        old = first.register(Request(f"old{at}", (Claim.file("x"), Claim.workspace("/w"))))
+        second.fence(f"old{at}")
+        new = second.register(Request(f"new{at}", (Claim.file("x"),)))
+        for call in (lambda lease: first.claim(lease, [Claim.file("y")]), _publish_by(first), first.renew):
+            with suppress(NecrocodeError):
+                call(old)
+                counts["violation"] += 1
+        try:
+            second.claim(new, [Claim.workspace("/w/sub")])
+            counts["violation"] += 1
+        except Refused:
+            counts["refused"] += 1
+        for ledger, lease in ((first, old), (second, new)):
+            with suppress(NecrocodeError):
+                ledger.release(lease)
+    return counts
+
+
+def _publish_by(ledger: FileLedger) -> Callable[[Lease], None]:
+    def publish(lease: Lease) -> None:
+        with ledger.publishing(lease):
+            pass
+
+    return publish
+
+
+MUTANTS = {
+    "no lock": "havoc",
+    "no limit": "havoc",
+    "flaky liveness": "havoc",
+    "wild claims ignored": "havoc",
+    "no token check": "zombies",
+    "sticky claims freed": "zombies",
+}
+"""Kernels that are broken on purpose, and the storm that must see it."""
+
+
+@contextmanager
+def broken(how: str) -> Iterator[None]:
+    """One of MUTANTS, in this process and all that it forks; "" breaks nothing."""
+    if how == "no lock":
+        Gate._knock = lambda self, deadline, patience: self._open() and None  # type: ignore[method-assign,assignment]
+    elif how == "no limit":
+        admission.View.room = lambda self, limit: None  # type: ignore[method-assign]
+    elif how == "flaky liveness":
+        probe = lifeline._probe
+        lifeline._probe = lambda path: None if random.random() < 0.2 else probe(path)
+    elif how == "no token check":
+        Operations._mine = lambda self, lease: self.view.standing[lease.runner_id]  # type: ignore[method-assign]
+    elif how == "wild claims ignored":
+        conflicts = ClaimIndex.conflicts
+        ClaimIndex.conflicts = (  # type: ignore[method-assign]
+            lambda self, owner, one: (hit for hit in conflicts(self, owner, one) if "*" not in hit[1].path)
+        )
+    elif how == "sticky claims freed":
+        admission.Standing.effective = property(  # type: ignore[method-assign,assignment]
+            lambda self: () if self.fenced else self.claims
+        )
+    yield
+
+
+def storm_of(how: str, root: str, seconds: float, seed: int) -> int:
+    """What the storm saw of a kernel that is broken in this way."""
+    with broken(how):
+        try:
+            if MUTANTS[how] == "zombies":
+                return zombies(root)["violation"]
+            return havoc(root, seconds, seed, until_seen=True)["violation"]
+        except (NecrocodeError, Broken, KeyError) as error:
+            return int(bool(error.args))  # it does not even run
+
+
+def _together(plays: list[Callable[[], None]], root: Path, meanwhile: Callable[[], None] = lambda: None) -> int:
+    """All of these at once, each in a process of its own, while the checker looks; the quiet moments it had."""
+    FileLedger(root)
+    children, moments = [_forked(play, root) for play in plays], 0
+    meanwhile()
+    deadline = time.monotonic() + 90
+    try:
+        while children:
+            assert time.monotonic() < deadline, f"{len(children)} never came to an end"
+            moments += check(root, tries=1)
+            for child in list(children):
+                pid, status = os.waitpid(child, os.WNOHANG)
+                if pid:
+                    children.remove(child)
+                    assert status == 0, _trouble(root)
+            time.sleep(0.002)
+    finally:
+        _end(children)
+    assert not (root / "trouble").exists(), _trouble(root)
+    return moments
+
+
+def _trouble(root: Path) -> str:
+    return (root / "trouble").read_text() if (root / "trouble").exists() else "it said nothing"
+
+
+def _forked(play: Callable[[], None], root: Path) -> int:
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        random.seed(os.getpid())
+        play()
+        code = 0
+    except BaseException:  # noqa: BLE001 - a child must not return into its parent's code
+        (root / "trouble").write_text(traceback.format_exc())
+    finally:
+        os._exit(code)
