@@ -6,6 +6,8 @@ deadline has passed or somebody asked the work to stop. The context of the work 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -74,6 +76,15 @@ class TaskContext:
     def set_collected_traces(self, traces: dict[str, Any]) -> None:
         """Keep what was found so far, in case the clock runs out."""
         self._traces = traces
+
+    @contextmanager
+    def active(self) -> Iterator[TaskContext]:
+        """This is the `current()` one inside the block."""
+        before = _current.set(self)
+        try:
+            yield self
+        finally:
+            _current.reset(before)
 
     def enter(self) -> None:
         """Make this the `current()` one of the thread or coroutine that calls."""

@@ -182,7 +182,7 @@ ALLOWED = {
     "subprocess": {"process", "git", "hand"},  # hand starts our own runners, which are to survive us
     "filelock": {"ledger", "git", "statedir"},
     "psutil": {"process"},
-    "pydantic": {"taskmodels", "agent_runner", "parallel", "benchmark", "commands"},
+    "pydantic": {"taskmodels", "settings", "agent_runner", "parallel", "benchmark", "commands"},
 }
 
 

@@ -10,9 +10,9 @@ from necrocode.futures.engine import Engine, PoolClosed
 from necrocode.futures.foreign import Foreign
 from necrocode.futures.processes import Processes
 from necrocode.futures.threads import Threads
-from necrocode.futures.workload import Call, Caught, Unfit, Work, Workers, checked_work, perform
+from necrocode.futures.workload import Call, Caught, Unfit, Work, Workers, attempt, checked_work, perform
 
 __all__ = [
     "Call", "Caught", "Engine", "Foreign", "PoolClosed", "Processes", "Threads", "Unfit", "Work", "Workers",
-    "checked_work", "perform",
+    "attempt", "checked_work", "perform",
 ]  # fmt: skip

@@ -104,6 +104,11 @@ def perform(function: Function, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 def _perform(function: Function, args: tuple[Any, ...], kwargs: Mapping[str, Any], context: TaskContext) -> Caught:
     context.restart()
     context.enter()
+    return attempt(function, args, kwargs)
+
+
+def attempt(function: Function, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Caught:
+    """Call it and catch whatever comes of it."""
     try:
         value = function(*args, **kwargs)
         if isinstance(value, CoroutineType):

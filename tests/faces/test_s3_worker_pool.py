@@ -711,23 +711,27 @@ def test_an_executor_that_was_shut_down():
 def test_a_deaf_call_of_a_foreign_executor_keeps_its_place():
     """The task is over in time; the place is not used twice, so nobody else's time is counted in a queue."""
     go = threading.Event()
-    with ThreadPoolExecutor(1) as executor:
-        with WorkerPool(quick(max_workers=4, executor=executor, task_timeout_seconds=0.1)) as pool:
-            result = pool.get_task_result(pool.submit_task("deaf", go.wait, (30,)))
-            assert isinstance(result.error, TimeoutError)
-            other = pool.submit_task("other", s3_work.double, (1,))
-            with pytest.raises(TimeoutError):
-                pool.get_task_result(other, timeout=0.3)
-            go.set()
-            assert pool.get_task_result(other, timeout=20).result == 2
+    with (
+        ThreadPoolExecutor(1) as executor,
+        WorkerPool(quick(max_workers=4, executor=executor, task_timeout_seconds=0.1)) as pool,
+    ):
+        result = pool.get_task_result(pool.submit_task("deaf", go.wait, (30,)))
+        assert isinstance(result.error, TimeoutError)
+        other = pool.submit_task("other", s3_work.double, (1,))
+        with pytest.raises(TimeoutError):
+            pool.get_task_result(other, timeout=0.3)
+        go.set()
+        assert pool.get_task_result(other, timeout=20).result == 2
 
 
 def test_dask():
     distributed = pytest.importorskip("distributed")
-    with distributed.Client(processes=False, n_workers=1, threads_per_worker=2, dashboard_address=None) as client:
-        with WorkerPool(quick(max_workers=2, executor=client.get_executor())) as pool:
-            ids = [pool.submit_task("t", s3_work.double, (number,)) for number in range(5)]
-            assert [pool.get_task_result(it, timeout=60).result for it in ids] == [0, 2, 4, 6, 8]
+    with (
+        distributed.Client(processes=False, n_workers=1, threads_per_worker=2, dashboard_address=None) as client,
+        WorkerPool(quick(max_workers=2, executor=client.get_executor())) as pool,
+    ):
+        ids = [pool.submit_task("t", s3_work.double, (number,)) for number in range(5)]
+        assert [pool.get_task_result(it, timeout=60).result for it in ids] == [0, 2, 4, 6, 8]
 
 
 def test_parsl(tmp_path):
@@ -752,12 +756,14 @@ def test_the_limit_of_the_whole_machine(kind, tmp_path):
         coordinator = ParallelCoordinator(tmp_path / "state", max_parallel_runners=2)
         ledger = coordinator.ledger
     gauge = Gauge()
-    with WorkerPool(quick(max_workers=3, coordinator=coordinator)) as one:
-        with WorkerPool(quick(max_workers=3, coordinator=coordinator)) as two:
-            for number in range(6):
-                one.submit_task("t", gauge, (number,))
-                two.submit_task("t", gauge, (number,))
-            assert all(result.success for pool in (one, two) for result in pool.wait_for_all(timeout=60))
+    with (
+        WorkerPool(quick(max_workers=3, coordinator=coordinator)) as one,
+        WorkerPool(quick(max_workers=3, coordinator=coordinator)) as two,
+    ):
+        for number in range(6):
+            one.submit_task("t", gauge, (number,))
+            two.submit_task("t", gauge, (number,))
+        assert all(result.success for pool in (one, two) for result in pool.wait_for_all(timeout=60))
     assert gauge.most <= 2
     until(lambda: not ledger.view.standing)
 
