@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from necrocode.statedir import filesystem
+from necrocode.mounts import filesystem
 
 
 def timed(call: Callable[[], object]) -> float:

@@ -19,9 +19,10 @@ from typing import NamedTuple
 from necrocode import cleaning, git, journal, process
 from necrocode.errors import NecrocodeError, StateUnreadable, StateUnusable
 from necrocode.ledger.files import FileLedger
-from necrocode.ledger.records import read_terms
+from necrocode.ledger.terms import read_terms
+from necrocode.mounts import filesystem, refuse_remote
 from necrocode.screen import counted, duration
-from necrocode.statedir import UNSHARED, StateDir, filesystem, refuse_remote
+from necrocode.statedir import UNSHARED, StateDir
 
 _LIBRARIES = {"filelock": (4, 0, 12), "psutil": (5, 9, 8), "pydantic": (2, 7), "click": (8, 1, 7), "rich": (13, 7)}
 _FILES = 1024

@@ -17,17 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from necrocode.errors import StateUnreadable, StateUnusable
+from necrocode.mounts import refuse_remote
 
 FORMAT = 1
 FOLDERS = ("runners", "queue", "fenced", "live", "bells", "mutex", "events", "runs", "quarantine", "tmp")
 UNSHARED = os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
 """Flags of every open here: not inherited by other programs, never through a planted symbolic link."""
-
-_REMOTE = {
-    *("nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ceph", "lustre", "glusterfs", "fuse.glusterfs", "fuse.sshfs"),
-    *("9p", "virtiofs", "fakeowner"),  # what virtual machines see of their host
-}
-_MOUNTS = "/proc/self/mountinfo"
 
 README = """\
 This directory coordinates necrocode's runners on this machine. Everything in it is a file you may read.
@@ -299,30 +294,6 @@ def flock(descriptor: int, operation: int, path: str | os.PathLike[str] = "") ->
             hint = "put the state directory on a local disk"
             raise StateUnusable(where, "this file system has no flock", hint=hint) from error
         raise
-
-
-def filesystem(path: Path) -> str:
-    """The type of the file system that holds the path ("" where /proc does not tell)."""
-    try:
-        mounts = Path(_MOUNTS).read_text(errors="replace").splitlines()
-    except OSError:
-        return ""
-    device = os.stat(path).st_dev
-    wanted = f"{os.major(device)}:{os.minor(device)}"
-    for line in reversed(mounts):
-        left, _, right = line.partition(" - ")
-        if left.split()[2] == wanted:
-            return right.split()[0]
-    return ""
-
-
-def refuse_remote(path: Path) -> None:
-    kind = filesystem(path)
-    if kind in _REMOTE and not os.environ.get("NECROCODE_UNSAFE_FILESYSTEM"):
-        raise StateUnusable(
-            str(path), f"is on {kind}, where locks between processes cannot be trusted",
-            hint="put the state directory on a local disk (or set NECROCODE_UNSAFE_FILESYSTEM=1 at your own risk)",
-        )  # fmt: skip
 
 
 def _mkdir(path: Path, mode: int) -> bool:

@@ -10,7 +10,8 @@ from typing import NamedTuple, TypeVar
 
 from necrocode.claim import Claim, ClaimIndex
 from necrocode.lease import RunnerInstance
-from necrocode.ledger.records import Damaged, LeaseName, QueueName, read_record, read_terms
+from necrocode.ledger.records import Damaged, LeaseName, QueueName, read_record
+from necrocode.ledger.terms import read_terms
 from necrocode.statedir import read
 
 Fact = TypeVar("Fact")

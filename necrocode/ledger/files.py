@@ -7,32 +7,23 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 from necrocode import journal, process
-from necrocode.admission import Standing, View, Waiter
+from necrocode.admission import View, Waiter
 from necrocode.errors import GateTimeout, LeaseLost, StateUnreadable
 from necrocode.event import Event
-from necrocode.lease import Lease, Request, RunnerInstance
+from necrocode.lease import Lease, RunnerInstance
 from necrocode.ledger import lifeline, waiting
 from necrocode.ledger.gate import DECIDED, Gate, reset_after_fork
-from necrocode.ledger.operations import Operations
-from necrocode.ledger.records import (
-    Book,
-    Damaged,
-    LeaseName,
-    QueueName,
-    read_record,
-    read_terms,
-    record_of,
-    standing_of,
-    terms_of,
-)
+from necrocode.ledger.placing import LEASES, Placing, record_at
+from necrocode.ledger.records import Book, Damaged, LeaseName, read_record, runner_of
 from necrocode.ledger.snapshot import Snapshot, take
-from necrocode.liveness import PUBLISHING_BOUND, Observer, Seen, may_publish
-from necrocode.statedir import StateDir, move, put, refused, to_json, told
+from necrocode.ledger.terms import read_terms, terms_of
+from necrocode.liveness import PUBLISHING_BOUND, Observer, may_publish
+from necrocode.statedir import StateDir, refused, to_json, told
 
 Taken = TypeVar("Taken")
 
@@ -43,14 +34,12 @@ _ROUND = 2.0
 _HURRY = 1.0
 """Seconds that the watchman waits for the gate; when it stays shut, the next round will do."""
 
-_leases: dict[tuple[str, str], Lease] = {}
-"""Every lease of this process by (state directory, runner id): leases belong to the process, not to an object."""
 _ledgers: weakref.WeakSet[FileLedger] = weakref.WeakSet()
 _windows = threading.Lock()
 """Guards the counts of open publishing windows."""
 
 
-class FileLedger(Operations):
+class FileLedger(Placing):
     """The ledger of one state directory. Cheap to make; any number of processes and threads may use one each."""
 
     def __init__(
@@ -105,7 +94,7 @@ class FileLedger(Operations):
 
     def find(self, runner_id: str) -> Lease | None:
         """The lease of that id that this process holds, whichever object registered it."""
-        lease = _leases.get((self._root, runner_id))
+        lease = LEASES.get((self._root, runner_id))
         return lease if lease and lease.pid == os.getpid() else None
 
     def configure(self, *, limit: int | str | None = "keep", quotas: Mapping[str, int] | None = None) -> None:
@@ -182,187 +171,6 @@ class FileLedger(Operations):
     def _next(self) -> int:
         return self._door.next()
 
-    # ---- a request's way in and out
-
-    def _open(self, request: Request) -> Lease:
-        with told(self._root):
-            lease = Lease(record_of(request))
-            lease.pid = os.getpid()
-            lease.lifeline, life = lifeline.create(self.state, request.runner_id, tree=request.tree)
-        self._places[lease] = (life, f"{life}.json")
-        return lease
-
-    def _prepare(self, lease: Lease, *, wait: bool) -> None:
-        with told(self._root):
-            put(self._places[lease][1], to_json(lease.record.to_dict()), mode=self.state.file_mode)
-            if wait:
-                lease.bell = waiting.make_bell(self._hidden_bell(lease), self.state.file_mode)
-
-    def _show(self, lease: Lease) -> None:
-        life, draft = self._places[lease]
-        if life != self._life(lease.runner_id):
-            os.rename(life, self._life(lease.runner_id))
-            self._places[lease] = (self._life(lease.runner_id), draft)
-
-    def _hide(self, lease: Lease) -> None:
-        self._to_hide.append(self._life(lease.runner_id))
-
-    def _bury(self, runner_id: str) -> None:
-        self._unlink(self._life(runner_id), self._bell(runner_id))
-
-    def _unlink(self, *paths: str) -> None:
-        for path in paths:
-            with suppress(OSError):  # a sweep will do it
-                os.unlink(path)
-
-    def _owns(self, lease: Lease) -> bool:
-        if lease.lifeline is None or lease.pid != os.getpid():
-            return False
-        return lifeline.is_ours(lease.lifeline, self._life(lease.runner_id))
-
-    def _own(self, lease: Lease) -> int:
-        if lease.lifeline is None or lease.pid != os.getpid():
-            raise LeaseLost(lease.runner_id, ours=lease.token, found=None)
-        return lease.lifeline
-
-    def _close(self, lease: Lease) -> None:
-        life, draft = self._places.pop(lease, ("", ""))
-        descriptor, lease.lifeline = lease.lifeline, None
-        if lease.pid != os.getpid():
-            return  # a forked child's copy: the files are its parent's, and fork has closed what had to be closed
-        if draft:
-            self._unlink(draft)
-        if life and life != self._life(lease.runner_id):
-            self._unlink(life)
-        if life:
-            self._hush(lease)  # of a handle that has entered, the bell is for whoever waits for more to close
-        key = (self._root, lease.runner_id)
-        if _leases.get(key) is lease:
-            del _leases[key]
-        if descriptor is not None:
-            lifeline.close(descriptor)
-
-    # ---- moves
-
-    def _admit(self, lease: Lease, token: int) -> None:
-        self._rename_in(self._places[lease][1], LeaseName(lease.runner_id, token, 0), lease.record)
-        lease.token, lease.revision = token, 0
-        lease.record = lease.record._replace(token=token)
-
-    def _enter(self, lease: Lease) -> None:
-        self._places.pop(lease, None)
-        self._hush(lease)  # admitted at once: nobody will ring
-        _leases[self._root, lease.runner_id] = lease
-
-    def _rename_in(self, source: str, name: LeaseName, record: RunnerInstance) -> Standing:
-        os.rename(source, f"{self._root}/runners/{name}")
-        standing = standing_of(name, record, fenced=False)
-        self._book.add_lease("runners", name, standing)
-        return standing
-
-    def _enqueue(self, lease: Lease, waiter: Waiter) -> None:
-        if waiter.adding:
-            lease.bell = waiting.make_bell(self._hidden_bell(lease), self.state.file_mode)
-            draft = self._draft(lease.runner_id)
-            put(draft, to_json(lease.record._replace(claims=waiter.wish.claims).to_dict()), mode=self.state.file_mode)
-        else:
-            draft = self._places[lease][1]
-        if lease.bell is not None:
-            os.rename(self._hidden_bell(lease), self._bell(lease.runner_id))
-        self._watched = self._changes()
-        move(draft, self._entry(waiter))
-        self._book.add_waiter(waiter)
-
-    def _draft(self, runner_id: str) -> str:
-        return f"{self._root}/tmp/{runner_id}.{os.getpid()}.{os.urandom(3).hex()}.json"
-
-    def _grant(self, waiter: Waiter, token: int) -> None:
-        record = self._record(waiter.runner_id)
-        if record is None:
-            return self._drop(waiter)
-        self._rename_in(self._entry(waiter), LeaseName(waiter.runner_id, token, 0), record)
-        self._book.drop_waiter(waiter)
-        return None
-
-    def _rewrite(self, standing: Standing, record: RunnerInstance) -> Standing:
-        old = LeaseName(*standing.name)
-        draft = self._draft(standing.runner_id)
-        put(draft, to_json(record._replace(token=standing.token).to_dict()), mode=self.state.file_mode)
-        try:
-            renewed = self._rename_in(draft, old._replace(revision=old.revision + 1), record)
-        except BaseException:
-            self._unlink(draft)
-            raise
-        if standing.unreadable:
-            self._book.set_aside(self.state.runners / str(old), "damaged; published anew by its owner")
-        else:
-            self._unlink(f"{self._root}/runners/{old}")  # when it stays, the higher revision counts
-        self._book.drop_lease("runners", old)
-        return renewed
-
-    def _remove(self, standing: Standing) -> None:
-        folder, name = "fenced" if standing.fenced else "runners", LeaseName(*standing.name)
-        if standing.unreadable:
-            self._book.set_aside(self.state.root / folder / str(name), "damaged")
-        else:
-            os.unlink(f"{self._root}/{folder}/{name}")
-        self._book.drop_lease(folder, name)
-        self.view.leave(standing.runner_id)
-
-    def _revoke(self, standing: Standing) -> None:
-        name, record = LeaseName(*standing.name), self._record(standing.runner_id)
-        os.rename(f"{self._root}/runners/{name}", f"{self._root}/fenced/{name}")
-        self._book.drop_lease("runners", name)
-        self._book.add_lease("fenced", name, standing._replace(fenced=True))
-        if self.on_stale == "kill" and record:
-            self._to_kill.append(record)
-
-    def _drop(self, waiter: Waiter) -> None:
-        with suppress(FileNotFoundError):
-            os.unlink(self._entry(waiter))
-        self._book.drop_waiter(waiter)
-
-    # ---- looks
-
-    def _record(self, runner_id: str) -> RunnerInstance | None:
-        standing, waiter = self.view.standing.get(runner_id), self.view.waiter(runner_id, adding=False)
-        if standing:
-            path = f"{self._root}/{'fenced' if standing.fenced else 'runners'}/{LeaseName(*standing.name)}"
-        elif waiter:
-            path = self._entry(waiter)
-        else:
-            return None
-        return _record_at(path)
-
-    def _look(self, runner_id: str) -> Seen:
-        return self._judged(runner_id, lambda: self._record(runner_id))
-
-    def _judged(self, runner_id: str, read: Callable[[], RunnerInstance | None]) -> Seen:
-        """What is seen of a holder; when it lives in another time namespace, by our own clock."""
-        now = time.monotonic()
-        seen = lifeline.look(self._life(runner_id), now)
-        if seen.silent is None or abs(seen.silent) < 60.0:
-            return seen  # close enough to be our own clock; only an old or a future stamp is worth a read
-        record = read()
-        if not (record and record.holder) or record.holder.time_namespace == process.identity().time_namespace:
-            return seen
-        since = None
-        if seen.publishing is not None:
-            since = self._observer.silent(f"{runner_id} publishing", round(now - seen.publishing, 3), now)
-        return Seen(True, self._observer.silent(runner_id, round(now - seen.silent, 3), now), since)
-
-    def _life(self, runner_id: str) -> str:
-        return f"{self._root}/live/{runner_id}"
-
-    def _bell(self, runner_id: str) -> str:
-        return f"{self._root}/bells/{runner_id}"
-
-    def _hidden_bell(self, lease: Lease) -> str:
-        return f"{self._root}/tmp/bell.{lease.runner_id}.{lease.pid}.{id(lease):x}"
-
-    def _entry(self, waiter: Waiter) -> str:
-        return f"{self._root}/queue/{QueueName.of(waiter)}"
-
     # ---- waiting
 
     def _wake(self, runner_id: str) -> None:
@@ -382,7 +190,7 @@ class FileLedger(Operations):
         left = [_ROUND, *map(self._seconds_left, os.listdir(f"{self._root}/runners"))]
         for folder in ("fenced", "queue"):
             names = os.listdir(f"{self._root}/{folder}")
-            left += [0.0 for name in names if not lifeline.is_held(self._life(_runner_of(folder, name)))]
+            left += [0.0 for name in names if not lifeline.is_held(self._life(runner_of(folder, name)))]
         seen = self._changes()
         if min(left) <= 0 or seen != self._watched or not self._door.peek()[0]:
             with suppress(GateTimeout), self._gate("watch", patience=_HURRY):
@@ -390,17 +198,10 @@ class FileLedger(Operations):
                 self._watched = seen
         return max(0.02, min(left))
 
-    def _changes(self) -> tuple[int, ...]:
-        """Differs when something that can be waited for may have become free, also by hand or by one that died."""
-        with suppress(FileNotFoundError):
-            config = os.stat(f"{self._root}/config.json").st_mtime_ns
-            return (config, *(os.stat(f"{self._root}/{folder}").st_mtime_ns for folder in ("runners", "fenced")))
-        return tuple(os.stat(f"{self._root}/{folder}").st_mtime_ns for folder in ("runners", "fenced"))
-
     def _seconds_left(self, file_name: str) -> float:
         """Until this lease may be ended: 0 for a dead holder, and for one that is silent for too long."""
-        path, runner_id = f"{self._root}/runners/{file_name}", _runner_of("runners", file_name)
-        seen = self._judged(runner_id, lambda: _record_at(path))
+        path, runner_id = f"{self._root}/runners/{file_name}", runner_of("runners", file_name)
+        seen = self._judged(runner_id, lambda: record_at(path))
         if not seen.held:
             return 0.0
         left = self._timeout(file_name, path) - (seen.silent or 0.0)
@@ -410,14 +211,9 @@ class FileLedger(Operations):
         if file_name not in self._timeouts:
             if len(self._timeouts) > 10_000:
                 self._timeouts.clear()
-            record = _record_at(path)
+            record = record_at(path)
             self._timeouts[file_name] = record.heartbeat_timeout if record else 300.0
         return self._timeouts[file_name]
-
-    def _hush(self, lease: Lease) -> None:
-        bell, lease.bell = lease.bell, None
-        if bell is not None:
-            waiting.close_bell(bell, self._hidden_bell(lease), self._bell(lease.runner_id))
 
     # ---- the handle
 
@@ -509,23 +305,9 @@ def _taken(queue: deque[Taken]) -> Taken | None:
         return None
 
 
-def _record_at(path: str) -> RunnerInstance | None:
-    try:
-        return read_record(path)
-    except (FileNotFoundError, Damaged):
-        return None
-
-
 def _keeper(path: str) -> str:
     """A request's draft lies beside its lifeline, and lives as long."""
     return path.removesuffix(".json")
-
-
-def _runner_of(folder: str, name: str) -> str:
-    try:
-        return QueueName.parse(name).runner_id if folder == "queue" else LeaseName.parse(name).runner_id
-    except ValueError:
-        return ""
 
 
 def _after_fork() -> None:

@@ -15,7 +15,8 @@ from necrocode.errors import GateTimeout
 from necrocode.event import Event
 from necrocode.lease import Lease, Request, RunnerInstance
 from necrocode.ledger.operations import Operations
-from necrocode.ledger.records import record_of, terms_of
+from necrocode.ledger.records import record_of
+from necrocode.ledger.terms import terms_of
 from necrocode.liveness import Seen
 
 _TICK = 1.0

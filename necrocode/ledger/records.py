@@ -11,17 +11,18 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from necrocode import process
 from necrocode.admission import Standing, View, Waiter, Wish
 from necrocode.errors import ConfigError, StateUnreadable
 from necrocode.lease import PRIORITIES, SCHEMA, Request, RunnerInstance
-from necrocode.statedir import StateDir, read, read_json
+from necrocode.ledger.terms import read_terms
+from necrocode.statedir import StateDir, read
 
 _BROKEN = (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError, ConfigError)
 """What parsing raises for a file that is no record."""
@@ -87,6 +88,14 @@ class QueueName(NamedTuple):
             self.runner_id, self.ticket, self.priority,
             adding=self.adding, needs_slot=self.slot, limit=self.limit, read=read,
         )  # fmt: skip
+
+
+def runner_of(folder: str, name: str) -> str:
+    """Whose file of that folder this is, "" for a name that is none of ours."""
+    try:
+        return QueueName.parse(name).runner_id if folder == "queue" else LeaseName.parse(name).runner_id
+    except ValueError:
+        return ""
 
 
 def parse_record(data: bytes) -> RunnerInstance:
@@ -296,42 +305,3 @@ class Book:
     def drop_waiter(self, waiter: Waiter) -> None:
         self._queue.pop(str(QueueName.of(waiter)), None)
         self.view.waiting.pop(waiter.key, None)
-
-
-def read_terms(path: Path) -> tuple[int | None, dict[str, int]]:
-    """The host's limit and quotas. Raises StateUnreadable for a config.json that is not one."""
-    try:
-        value: Any = read_json(path)
-    except FileNotFoundError:
-        return None, {}
-    if isinstance(value, dict) and _is_terms(value):
-        return value.get("limit"), value.get("quotas", {})
-    raise StateUnreadable(
-        str(path), 'must be {"schema": 1, "limit": null or a number from 1, "quotas": {"spec:NAME": number, ...}}'
-    )
-
-
-def terms_of(limit: object, quotas: Mapping[str, int]) -> dict[str, Any]:
-    """What config.json says. Raises ConfigError for terms that cannot be meant."""
-    if limit is not None and not _is_count(limit):
-        raise ConfigError(
-            f"a limit of {limit!r} is not possible", hint="give a whole number from 1, or None for no limit"
-        )
-    for name, count in quotas.items():
-        if not name.startswith(("spec:", "user:")) or not _is_count(count):
-            raise ConfigError(f"a quota {name!r}: {count!r} is not possible", hint="write spec:NAME or user:NAME")
-    return {"schema": SCHEMA, "limit": limit, "quotas": dict(quotas)}
-
-
-def _is_terms(value: dict[str, Any]) -> bool:
-    limit, quotas = value.get("limit"), value.get("quotas", {})
-    return (
-        value.get("schema", SCHEMA) == SCHEMA
-        and (limit is None or _is_count(limit))
-        and isinstance(quotas, dict)
-        and all(map(_is_count, quotas.values()))
-    )
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1

@@ -14,14 +14,15 @@ from pathlib import Path
 import pytest
 from actors import Puppet, run_clean
 
-from necrocode import statedir
+from necrocode import mounts as mounts_room
 from necrocode.claim import Claim
 from necrocode.errors import NecrocodeError, ResourceConflictError, StateUnreadable, StateUnusable
 from necrocode.lease import Request
 from necrocode.ledger import files as ledger_files
 from necrocode.ledger import waiting
 from necrocode.ledger.files import FileLedger
-from necrocode.statedir import FOLDERS, StateDir, filesystem, put, read, read_json, to_json
+from necrocode.mounts import filesystem
+from necrocode.statedir import FOLDERS, StateDir, put, read, read_json, to_json
 from necrocode.testing import check, wait_for
 
 MakePuppet = Callable[..., Puppet]
@@ -165,14 +166,14 @@ class TestRefusing:
             "22 1 0:99 / / rw,relatime shared:1 - ext4 /dev/root rw\n"
             f"23 22 {os.major(device)}:{os.minor(device)} / /mnt/s\\040p rw shared:2 - {kind} host:/x rw,vers=4\n"
         )
-        monkeypatch.setattr(statedir, "_MOUNTS", str(mounts))
+        monkeypatch.setattr(mounts_room, "_MOUNTS", str(mounts))
         assert filesystem(state_root) == kind
         self.refused(state_root, f"is on {kind}")
         monkeypatch.setenv("NECROCODE_UNSAFE_FILESYSTEM", "1")
         StateDir(state_root)
 
     def test_no_mountinfo_proves_nothing(self, state_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(statedir, "_MOUNTS", "/nonexistent")
+        monkeypatch.setattr(mounts_room, "_MOUNTS", "/nonexistent")
         assert filesystem(state_root) == ""
         StateDir(state_root)
 
