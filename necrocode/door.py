@@ -53,10 +53,13 @@ class Door:
 
     @property
     def root(self) -> Path:
-        """Where the state directory is or would be."""
+        """Where the state directory is or would be. Raises ConfigError for a configuration file that is none."""
+        chosen = self.state_dir or os.environ.get("NECROCODE_STATE_DIR") or _configured()
+        if chosen:
+            return Path(os.path.abspath(Path(chosen).expanduser()))
         from necrocode.statedir import default_root
 
-        return Path(os.path.abspath(Path(self.state_dir).expanduser() if self.state_dir else default_root()))
+        return Path(os.path.abspath(default_root()))
 
     def state(self) -> StateDir:
         """The state directory, made when it is missing. Raises StateUnusable."""
@@ -73,6 +76,16 @@ class Door:
         from necrocode.ledger.files import FileLedger
 
         return FileLedger(self.state())
+
+
+def _configured() -> str:
+    from necrocode import configured
+
+    try:
+        where = Path.cwd()
+    except FileNotFoundError:
+        return ""  # the current directory is gone: nothing is configured in it
+    return configured.state_dir(where)
 
 
 def plain(value: Any) -> Any:

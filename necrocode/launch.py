@@ -42,6 +42,9 @@ class Wishes(NamedTuple):
     patience: float | None = None
     directory: str = ""
     keep_workspaces: bool = False
+    retries: int | None = None
+    grace: float = 10.0
+    heartbeat_timeout: float = 300.0
 
 
 class Draft(NamedTuple):
@@ -63,6 +66,7 @@ def draft(file: TaskFile, wishes: Wishes, where: Path) -> Draft:
     plan = Plan(
         "", tasks, {}, jobs, mode, agents=agents, setup=file.defaults.setup, fail_fast=wishes.fail_fast,  # type: ignore[arg-type]
         patience=wishes.patience, source=os.path.abspath(file.name), keep_workspaces=wishes.keep_workspaces,
+        heartbeat_timeout=wishes.heartbeat_timeout, grace=wishes.grace,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )  # fmt: skip
     if all(plan.mode_of(task) == "none" for task in tasks):
@@ -128,6 +132,7 @@ def _chosen(tasks: tuple[Task, ...], only: Collection[str]) -> tuple[tuple[Task,
 def _with_wishes(task: Task, wishes: Wishes) -> Task:
     return task._replace(
         timeout=task.timeout if wishes.timeout is None else wishes.timeout,
+        retries=task.retries if wishes.retries is None else wishes.retries,
         agent=wishes.agent or task.agent if task.prompt else task.agent,
     )
 

@@ -107,9 +107,16 @@ class TaskFile(NamedTuple):
     name: str = ""
 
 
-def parse_tasks(text: str, *, format: Format = "toml", name: str = "tasks") -> TaskFile:
+def parse_tasks(
+    text: str,
+    *,
+    format: Format = "toml",
+    name: str = "tasks",
+    base: Defaults = Defaults(),  # noqa: B008 - immutable
+) -> TaskFile:
     """The tasks in the text of a task file: TOML or YAML (PyYAML needed) or JSON with `task` and `defaults`, or JSON
-    Lines with one task on each. `name` is what the file is called in messages.
+    Lines with one task on each. `name` is what the file is called in messages, `base` what holds where
+    neither a task nor its file says anything.
 
     Raises ConfigError that names everything wrong with it, one line each: file, line, task, key, what, and the word
     that may have been meant."""
@@ -117,5 +124,5 @@ def parse_tasks(text: str, *, format: Format = "toml", name: str = "tasks") -> T
     from necrocode.taskbuild import built
     from necrocode.tasktext import decoded
 
-    tasks, defaults = built(decoded(text, format, name), name)
+    tasks, defaults = built(decoded(text, format, name), name, base)
     return TaskFile(tasks, defaults, name)

@@ -20,12 +20,14 @@ MOST_TOLD = 20
 _BAD_BRANCH = re.compile(r"^[-/.]|[\x00-\x20\x7f~^:?*\[\\]|\.\.|//|/\.|@\{|^@$|\.lock(/|$)|[/.]$")
 
 
-def built(document: Document, name: str) -> tuple[tuple[Task, ...], Defaults]:
-    """The tasks and defaults of a task file. Raises ConfigError with all that is wrong."""
+def built(document: Document, name: str, base: Defaults) -> tuple[tuple[Task, ...], Defaults]:
+    """The tasks and defaults of a task file; `base` holds where it says nothing.
+
+    Raises ConfigError with all that is wrong."""
     mistakes: list[Mistake] = [(path, "is there twice") for path in document.twice]
     mistakes += [(path, _broken(text)) for path, text in _texts(document.data, ()) if _broken(text)]
     mistakes += _unknown(document.data)
-    defaults = _defaults(document.data.get("defaults", {}), mistakes)
+    defaults = _defaults(document.data.get("defaults", {}), base, mistakes)
     items = document.data.get("task")
     if not isinstance(items, list) or not items:
         mistakes.append((("task",), "must be a list of tasks; in TOML, each begins with [[task]]"))
@@ -62,15 +64,15 @@ def _broken(text: str) -> str:
     return "has half a character (a lone surrogate)" if any("\ud800" <= char <= "\udfff" for char in text) else ""
 
 
-def _defaults(data: Any, mistakes: list[Mistake]) -> Defaults:
+def _defaults(data: Any, base: Defaults, mistakes: list[Mistake]) -> Defaults:
     path: Path = ("defaults",)
     values = validated(DefaultsModel, data, path, mistakes)
     _check_env(data.get("env") if isinstance(data, dict) else None, path, mistakes)
     if values is None:
-        return Defaults()
+        return base
     for key in ("verify", "setup"):
         values[key] = _commands(values[key], (*path, key), mistakes)
-    return Defaults(**{**values, "retries": values["retries"] or 0})
+    return base._replace(**{key: value for key, value in values.items() if value not in (None, "", (), {})})
 
 
 def _task(data: Any, path: Path, defaults: Defaults, mistakes: list[Mistake]) -> Task | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from necrocode.errors import ConfigError
-from necrocode.task import TaskFile, parse_tasks
+from necrocode.task import Defaults, TaskFile, parse_tasks
 from necrocode.tasktext import near
 
 if TYPE_CHECKING:
@@ -19,9 +19,11 @@ FORMATS: dict[str, Format] = {
 MOST_BYTES = 64 * 1024 * 1024
 
 
-def read_tasks(path: str | os.PathLike[str]) -> TaskFile:
-    """The tasks in a file, whose name says its format. Raises ConfigError that names the file, the line and what is
-    wrong: it is missing, unreadable, a directory, empty, too large, not UTF-8, or not a task file."""
+def read_tasks(path: str | os.PathLike[str], base: Defaults = Defaults()) -> TaskFile:  # noqa: B008 - immutable
+    """The tasks in a file, whose name says its format; `base` holds where it says nothing.
+
+    Raises ConfigError that names the file, the line and what is wrong: it is missing, unreadable, a directory, empty,
+    too large, not UTF-8, or not a task file."""
     file = Path(path)
     if file.is_dir():
         raise ConfigError("it is a directory", where=str(path), hint="give a file")
@@ -33,7 +35,7 @@ def read_tasks(path: str | os.PathLike[str]) -> TaskFile:
             where=str(path),
             hint=f"give it a name that ends in one of {known}",
         )
-    return parse_tasks(_text(file), format=format, name=str(path))
+    return parse_tasks(_text(file), format=format, name=str(path), base=base)
 
 
 def _text(file: Path) -> str:

@@ -20,8 +20,10 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _COLUMNS = (Column("DO", 99), Column("WHAT", 90), Column("NAME", 95, 24, tail=True), Column("BECAUSE", 80, 20))
 
 
-def _seconds(ctx: click.Context, param: click.Parameter, value: str) -> float:
+def _seconds(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
     """30d, 12h, 45m, 90s or 2w, in seconds."""
+    if value is None:
+        return None
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", value)
     if not found:
         raise click.BadParameter(f"{value!r} is no age; write for example 30d, 12h or 90m", ctx, param)
@@ -32,15 +34,15 @@ def _seconds(ctx: click.Context, param: click.Parameter, value: str) -> float:
 @click.option("-y", "--yes", is_flag=True, help="Do it. Without, it only shows what it would do.")
 @click.option("--force", is_flag=True, help="Also workspaces with work that is nowhere else; it is saved first.")
 @click.option(
-    "--older", callback=_seconds, default="30d", show_default=True, metavar="AGE", help="For runs, events, quarantine."
+    "--older", callback=_seconds, metavar="AGE", help="For runs, events, quarantine (default: retention_days, 30d)."
 )
-def command(door: Door, yes: bool, force: bool, older: float) -> int:
+def command(door: Door, yes: bool, force: bool, older: float | None) -> int:
     """Remove what is left over: leases of the dead, their workspaces, and runs, events and quarantined files older
     than --older.
 
     Uncommitted or unlanded work is never removed unasked; with --force it is first saved to a ref below
     refs/necrocode/snap. Exit code 1 when something could not be removed."""
-    things = _survey(door, older, force)
+    things = _survey(door, _retention() if older is None else older, force)
     done = [_done(thing) if yes and not thing.keep else (thing, "", "") for thing in things]
     failed = sum(bool(error) for _, _, error in done)
     if door.as_json:
@@ -51,6 +53,12 @@ def command(door: Door, yes: bool, force: bool, older: float) -> int:
         door.show("\n".join(table(_COLUMNS, rows, columns(sys.stdout.isatty()), colored=door.colored())))
     door.say(_summary(things, failed, yes))
     return int(failed > 0)
+
+
+def _retention() -> float:
+    from necrocode import settings
+
+    return settings.resolve(Path.cwd()).settings.retention_days * 86400
 
 
 def _survey(door: Door, older: float, force: bool) -> list[Thing]:

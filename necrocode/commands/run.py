@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from necrocode import settings
 from necrocode.door import Door, verb
 from necrocode.errors import ConfigError, StateUnusable
 
@@ -24,43 +25,11 @@ if TYPE_CHECKING:
 
 @verb("run")
 @click.argument("file", required=False, type=click.Path())
-@click.option(
-    "-n", "--jobs", type=click.IntRange(1), help="Tasks at once (default: the file's, then the number of cores)."
-)
+@settings.options
 @click.option("--dry-run", is_flag=True, help="Print the plan, with order and conflicts, and touch nothing.")
 @click.option("--only", multiple=True, metavar="ID", help="Only this task (may be repeated); others count as done.")
 @click.option("--failed", is_flag=True, help="Take the file's last run up again, and try its failed tasks once more.")
 @click.option("--resume", metavar="RUN", help="Take a run up again ('last': the newest). Nothing done is repeated.")
-@click.option(
-    "--fail-fast/--keep-going", default=False, help="After a failure, start nothing more (default: keep going)."
-)
-@click.option(
-    "--timeout",
-    type=click.FloatRange(0, min_open=True),
-    metavar="SECONDS",
-    help="Time for each attempt, instead of the file's.",
-)
-@click.option(
-    "--patience",
-    type=click.FloatRange(0),
-    metavar="SECONDS",
-    help="How long to wait for what strangers hold (default: for ever).",
-)
-@click.option("--agent", default="", help="The agent for prompts: a known name, or a command line with {prompt}.")
-@click.option(
-    "--workspace",
-    "mode",
-    type=click.Choice(["worktree", "clone", "none"]),
-    help="Where tasks work (default: worktree).",
-)
-@click.option(
-    "--workspaces",
-    "directory",
-    default="",
-    type=click.Path(),
-    help="Where workspaces are made (default: REPO.worktrees).",
-)
-@click.option("--keep", is_flag=True, help="Keep the workspaces of tasks that are done, too.")
 @click.option("--base", default="", metavar="REV", help="What tasks start from (default: the branch you are on).")
 @click.option("-q", "--quiet", is_flag=True, help="No progress, only the end.")
 def command(door: Door, /, **options: Any) -> int:
@@ -111,10 +80,14 @@ def _draft(options: dict[str, Any]) -> Draft:
     from necrocode.launch import Wishes, draft
     from necrocode.taskfile import read_tasks
 
-    named = {"keep": "keep_workspaces"}
-    wanted = {named.get(key, key): value for key, value in options.items()}
-    wishes = Wishes(**{key: value for key, value in wanted.items() if key in Wishes._fields})
-    return draft(read_tasks(options["file"]), wishes, Path.cwd())
+    found = settings.resolve(Path.cwd(), options)
+    kept = ("keep_workspaces", "fail_fast", "patience", "grace", "heartbeat_timeout")
+    wishes = Wishes(
+        jobs=found.now("jobs"), only=options["only"], timeout=found.now("timeout"), agent=found.now("agent") or "",
+        mode=found.now("workspace_mode"), base=options["base"], retries=found.now("retries"),
+        directory=found.settings.workspaces, **{name: getattr(found.settings, name) for name in kept},
+    )  # fmt: skip
+    return draft(read_tasks(options["file"], found.base), wishes, Path.cwd())
 
 
 def follow(door: Door, ledger: FileLedger, plan: Plan, retry_failed: bool, options: dict[str, Any]) -> int:
