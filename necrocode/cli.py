@@ -22,6 +22,7 @@ from necrocode.door import Door
 from necrocode.errors import ConfigError, LandingConflict, NecrocodeError, Refused, TaskFailed, TaskTimeoutError
 
 VERBS = {
+    "init": "Write a first task file and a commented configuration.",
     "run": "Run the tasks of a file, many at once.",
     "exec": "Run any command under the same limit and claims.",
     "claim": "Hold something for a shell script, until it ends.",
@@ -37,7 +38,7 @@ VERBS = {
     "stop": "End tasks, runners or runs.",
     "gc": "Remove what is left over; shows it first.",
     "doctor": "Check the machine and the state directory.",
-    "config": "Show or change the host's limit and quotas.",
+    "config": "Show or change settings, and the host's limit and quotas.",
     "schema": "The JSON Schema of task files, for editors.",
     "completion": "What teaches a shell to complete necrocode.",
     "version": "The versions of necrocode and what it stands on.",
@@ -128,7 +129,8 @@ def _open_missing_streams() -> None:
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # the lowest free number is this one
         if getattr(sys, name) is None:
-            setattr(sys, name, open(number, "w" if number else "r", closefd=False))
+            stream = open(number, "w" if number else "r", closefd=False)  # noqa: SIM115 - it is for the whole process
+            setattr(sys, name, stream)
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:
