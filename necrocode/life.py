@@ -25,6 +25,9 @@ MOVES: Mapping[Status, frozenset[Status]] = {
 """Every legal move. STOPPING to WAITING is for tasks that ask for another try after a timeout, LOST to FAILED for
 those whose process died too often."""
 
+ENDED_AS = {Status.FAILED: "failed", Status.TIMED_OUT: "timed out", Status.CANCELLED: "was cancelled"}
+"""How an end that was no success is told of."""
+
 ACTIVE = frozenset({Status.RUNNING, Status.STOPPING})
 """Where a task is while an attempt of it may still do something."""
 

@@ -17,17 +17,13 @@ from typing import Any
 
 from necrocode.dependencies import Dependencies
 from necrocode.errors import ConfigError
-from necrocode.life import ACTIVE, MOVES, Alarms, Entry, GiveUp, InvalidMove, Life, Standing, Start, Stop
+from necrocode.life import ACTIVE, ENDED_AS, MOVES, Alarms, Entry, GiveUp, InvalidMove, Life, Standing, Start, Stop
 from necrocode.outcome import Status
 from necrocode.turns import Behind, Turns
 
-__all__ = [
-    "MOVES", "Behind", "Entry", "GiveUp", "InvalidMove", "Order", "Schedule", "Standing", "Start", "Stop",
-]  # fmt: skip
+__all__ = ["MOVES", "Behind", "Entry", "GiveUp", "InvalidMove", "Order", "Schedule", "Standing", "Start", "Stop"]
 
 Order = Start | Stop | GiveUp | Behind
-
-_ENDED = {Status.FAILED: "failed", Status.TIMED_OUT: "timed out", Status.CANCELLED: "was cancelled"}
 
 
 class Schedule:
@@ -300,7 +296,7 @@ class Schedule:
         self._move(life, to, now, why)
         self._settle(life, now)
         if self.fail_fast and self._drained_for is None and to in (Status.FAILED, Status.TIMED_OUT):
-            self.stop_starting(now, f"{life.id} {_ENDED[to]}, and the run fails fast")
+            self.stop_starting(now, f"{life.id} {ENDED_AS[to]}, and the run fails fast")
 
     def _settle(self, life: Life, now: float) -> None:
         """What comes after a task that ended is free to start when that was done, and given up when it was not."""
@@ -312,7 +308,7 @@ class Schedule:
         while ended:
             first = ended.pop()
             for task_id in self._dependencies.unmeetable(first.id):
-                why = f"comes after {first.id}, which {_ENDED[first.status]}"
+                why = f"comes after {first.id}, which {ENDED_AS[first.status]}"
                 self._move(self._lives[task_id], Status.CANCELLED, now, why)
                 ended.append(self._lives[task_id])
 

@@ -215,6 +215,8 @@ def test_no_shell_and_no_pickle_from_files():
 BROAD = {
     ("cli.py", "main"): "the edge: a person gets one sentence, a developer the traceback",
     ("agent_runner/one_run.py", "carrying"): "it is raised again by the thread that waits",
+    ("attempt.py", "_called"): "what the caller's own function raises is how the work ended",
+    ("futures/workload.py", "attempt"): "what the caller's own function raises is the task's result",
     ("aio/threads.py", "_carry"): "what a caller's function raises in its thread is raised again where it is awaited",
 }
 MOST_BROAD = 4
@@ -267,7 +269,7 @@ def errors():
     return {f"{kind.__module__}.{kind.__qualname__}": kind for kind in found}
 
 
-FACTS = [("Status", Status.DONE), ("Sequence", ("a", "b")), ("Iterable", ("a", "b")), ("tuple", ("a",)), ("float", 1.5),
+FACTS = [("Mapping", {"a": 1}), ("Status", Status.DONE), ("Sequence", ("a", "b")), ("Iterable", ("a", "b")), ("tuple", ("a",)), ("float", 1.5),
          ("int", 3), ("bool", True), ("str", "x")]  # fmt: skip
 
 
