@@ -50,7 +50,7 @@ class RepetitionFailed(NecrocodeError):
     """One attempt did not succeed; `report` is what there is to tell."""
 
     def __init__(self, report: Mapping[str, Any]) -> None:
-        super().__init__(str((report.get("error") or {}).get("error_message", report["status"])))
+        super().__init__(str((report.get("error") or {}).get("error_message", report.get("status", "failed"))))
         self.report = dict(report)
 
 
