@@ -1,13 +1,12 @@
 """Which task starts, waits, is tried again or stops next. Facts in, orders out: no clock, no thread, no loop.
 
-A driver tells what happened (`finished`, `failed`, `lost`, ...), asks for `orders(now)`, carries them out,
-and sleeps for `next_wake(now)` seconds or until the next fact. Each decision costs O(log n). `now` is seconds
-on any clock that does not go back.
+A driver tells what happened (`finished`, `failed`, `lost`, ...), asks for `orders(now)`, carries them out, and sleeps
+for `next_wake(now)` seconds or until the next fact. Each decision costs O(log n). `now` is seconds on any clock that
+does not go back.
 
-How many start: `limit` tasks work at once. A task whose runner waits for a stranger (`blocked`) does not work
-and leaves its slot to another, but nothing starts while that could make more than `limit` tasks wait like
-this. Once strangers leave, the ledger, which counts lease holders, keeps the number of those that work within
-the limit.
+How many start: `limit` tasks work at once. A task whose runner waits for a stranger (`blocked`) does not work and
+leaves its slot to another, but nothing starts while that could make more than `limit` tasks wait like this. Once
+strangers leave, the ledger, which counts lease holders, keeps the number of those that work within the limit.
 """
 
 from __future__ import annotations
