@@ -77,6 +77,11 @@ class Engine:
         self.schedule.cancel(task_id, self._loop.time(), reason)
         self.go()
 
+    def interrupt(self, task_id: str) -> None:
+        """Cancel the running attempt alone; how it ends is its own matter."""
+        if attempt := self._running.get(task_id):
+            attempt.cancel()
+
     def abort(self, reason: str) -> None:
         """Start nothing more and stop what runs."""
         self.schedule.abort(self._loop.time(), reason)
