@@ -149,13 +149,13 @@ class Fleet:
             self._look_after(task_id)
 
     def _interrupted(self) -> None:
-        for times in range(self._obeyed + 1, self._interrupts + 1):
-            if times == 1:
+        while self._obeyed < self._interrupts:  # another may come at any moment, and must not be lost
+            self._obeyed += 1
+            if self._obeyed == 1:
                 self.schedule.stop_starting(time.monotonic(), "interrupted")
             else:
                 self.schedule.abort(time.monotonic(), "interrupted")
-            self._listener("", "interrupted", {"times": times})
-        self._obeyed = self._interrupts
+            self._listener("", "interrupted", {"times": self._obeyed})
 
     def _said(self, task_id: str, said: dict[str, Any]) -> None:
         what = said["said"]

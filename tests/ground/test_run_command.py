@@ -174,6 +174,15 @@ def test_failed_tasks_are_tried_once_more_and_done_ones_are_not(plain: Command) 
 # -- signals
 
 
+def until_told(started: subprocess.Popen[str], word: str) -> None:
+    """Until the line of a change with this word, and no task, was printed."""
+    assert started.stderr
+    seen = []
+    while not seen or seen[-1].split()[-1:] != [word] or "cancelled" in seen[-1]:
+        seen.append(started.stderr.readline())
+        assert seen[-1], f"it ended with {started.wait()} after {seen}"
+
+
 def interrupted(command: Command, times: int, number: int = signal.SIGINT) -> subprocess.Popen[str]:
     """A run of two that work and one that comes later, after so many signals."""
     script = f"trap '' TERM; {FOREVER}" if times > 2 else FOREVER
@@ -184,8 +193,8 @@ def interrupted(command: Command, times: int, number: int = signal.SIGINT) -> su
         assert started.stderr
         for sent in range(times):
             started.send_signal(number)
-            while sent < 2 and started.stderr.readline().split()[2:] != ["interrupted"]:
-                pass
+            if sent < 2:  # the third one is answered by its end
+                until_told(started, "interrupted")
     except BaseException:
         started.kill()
         raise
