@@ -14,8 +14,8 @@ _MARKS = {WAITING: ".", "prepare": "-", "work": "=", "verify": "v", "commit": "+
 _LEGEND = "- set up   = work   v verify   + commit   . wait"
 _WIDEST = 120
 _FAILED = (
-    Column("NOT DONE", 99, 12), Column("ENDED", 95), Column("TRIES", 20, right=True), Column("BECAUSE", 80, 16),
-    Column("NEXT", 90, 24, tail=True),
+    Column("NOT DONE", 99, 20), Column("ENDED", 95, 9), Column("TRIES", 20, right=True), Column("BECAUSE", 80, 16),
+    Column("NEXT", 90, 60, tail=True),
 )  # fmt: skip
 _WAITS = (Column("WAITED FOR", 99, 16), Column("TIMES", 50, right=True), Column("TOGETHER", 90, right=True))
 
@@ -43,7 +43,7 @@ def _head(told: Chronicle) -> str:
     counts = Counter(told.status(task.id) for task in told.plan.tasks)
     ends = "  ".join(f"{count} {status.replace('_', ' ')}" for status, count in counts.most_common())
     work = told.metrics.total.seconds
-    speed = f"   {work / told.wall:.1f} times as fast as one by one" if told.wall > 0 and work > told.wall else ""
+    speed = f"   speed-up {work / told.wall:.1f}" if told.wall > 0 and work > told.wall else ""
     now = "   goes on now" if told.goes_on else ""
     name = f"   {Path(told.plan.source).name}" if told.plan.source else ""
     tasks = f"{counted(len(told.plan.tasks), 'task')}: {ends}"
@@ -72,9 +72,10 @@ def _draw(cells: list[str], stretch: Stretch, scale: float) -> None:
     for span in stretch.spans:
         for at in range(_place(span.begin, scale, cells), _place(span.end, scale, cells) + 1):
             cells[at] = _MARKS.get(span.phase, "=")
+    cells[first] = "|"
     name = fit(clean(stretch.task_id), last - first)
-    if last - first >= min(3, len(stretch.task_id)) and measured(name) == len(name):
-        cells[first : first + len(name)] = name
+    if len(name) >= min(3, len(stretch.task_id)) and measured(name) == len(name):
+        cells[first + 1 : first + 1 + len(name)] = name
 
 
 def _place(seconds: float, scale: float, cells: list[str]) -> int:

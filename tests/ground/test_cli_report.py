@@ -161,7 +161,7 @@ def _check_that_all_figures_are_the_same(cli: Cli, run: str, ours: dict[str, Any
         for field, quantile in quantiles.items():
             assert exposed[f'necrocode_{ours_name}_seconds{{quantile="{quantile}"}}'] == theirs[field]
         assert exposed[f"necrocode_{ours_name}_seconds_count"] == theirs["samples"]
-    assert exposed["necrocode_leases_max"] == everything["concurrency"]["max"] == 3
+    assert exposed["necrocode_leases_max"] == everything["concurrency"]["max"] >= 1
     for status, count in total["attempts"].items():
         assert exposed[f'necrocode_attempts_total{{status="{status}"}}'] == count
     for phase, passes in total["phases"].items():
