@@ -141,6 +141,18 @@ class WorkerPool:
         pool takes new tasks."""
         return self._engine.cancel_waiting("aborted")
 
+    def forget(self, task_ids: Iterable[str] | None = None) -> int:
+        """Drop the results and metrics of these tasks (all, when None) as far as they have ended; how many. For a pool
+        that lives long: it keeps them for ever otherwise."""
+
+        def drop() -> int:
+            wanted = list(self._results) if task_ids is None else [it for it in task_ids if it in self._results]
+            for task_id in wanted:
+                del self._results[task_id], self._metrics[task_id]
+            return len(wanted)
+
+        return self._engine.ask(drop)
+
     # figures
 
     def get_metrics(self) -> dict[str, TaskMetrics]:

@@ -14,7 +14,7 @@ from necrocode import clock, journal
 from necrocode.errors import NecrocodeError, TaskTimeoutError
 from necrocode.event import Event
 from necrocode.futures.slots import Held, Slots
-from necrocode.futures.workload import Call, Caught, Work, Workers, told
+from necrocode.futures.workload import Call, Caught, Work, Workers, attempt, told
 from necrocode.outcome import Status
 from necrocode.schedule import GiveUp, Order, Schedule, Start, Stop
 
@@ -85,7 +85,11 @@ class Engine:
         answer: Future[_T] = Future()
 
         def reply() -> None:
-            answer.set_result(question())
+            caught = attempt(question, (), {})
+            if caught.ok:
+                answer.set_result(caught.value)
+            else:
+                answer.set_exception(caught.value)
 
         with self._door:
             if self._thread is None or self._over:
@@ -141,19 +145,32 @@ class Engine:
 
     def _drive(self) -> None:
         try:
-            while not (self._closing and not self._calls and not self._facts):
-                with self._lock:
-                    pause = self._turn()
-                self._asleep = True
-                if not self._facts and not (self._closing and not self._calls):
-                    self._bell.acquire(timeout=-1 if pause is None else min(pause, _LONGEST))
-                self._asleep = False
+            while not self._drive_once():
+                pass
         finally:
             with self._door:
                 self._closing = self._over = True
-            while self._facts:
-                self._take_facts()
+            with self._lock:
+                while self._facts:
+                    self._take_facts()
             self._workers.close()
+
+    def _drive_once(self) -> bool:
+        """One turn and the sleep after it; True when all is over."""
+        with self._lock:
+            pause = self._turn()
+            if self._is_idle and self._closing and not self._facts:
+                return True
+            # Said under the lock: whoever makes the next wake earlier from now on has to ring.
+            self._asleep = True
+        if not self._facts and not (self._closing and self._is_idle):
+            self._bell.acquire(timeout=-1 if pause is None else min(pause, _LONGEST))
+        self._asleep = False
+        return False
+
+    @property
+    def _is_idle(self) -> bool:
+        return not self._calls
 
     def _turn(self) -> float | None:
         """Take facts in, carry orders out; seconds until the next turn, should nothing happen."""

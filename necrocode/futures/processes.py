@@ -121,10 +121,11 @@ class _Child:
             self._conn.send_bytes(message)
         except OSError:
             return self._died(work)
-        wait([self._conn, self._wake])
-        if self._wake.poll():
-            self.end()
-            return Caught(False, _ended(work))
+        while self._conn not in wait([self._conn, self._wake]):
+            self._wake.recv_bytes()
+            if work.context.is_stopped:  # else it was meant for the one before
+                self.end()
+                return Caught(False, _ended(work))
         answer = self._hear()
         return self._died(work) if answer is None else answer
 

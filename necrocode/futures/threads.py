@@ -46,7 +46,8 @@ class Threads:
         if not work.close():
             return "ending"  # it came back at the same moment, and is about to tell
         self._busy -= 1
-        self._threads = {thread for thread in self._threads if thread.name != work.worker}
+        if work.worker:  # else nobody has begun it, and nobody will
+            self._threads = {thread for thread in self._threads if thread.name != work.worker}
         return "free"
 
     def close(self) -> None:
@@ -68,7 +69,9 @@ class Threads:
     def _work(self) -> None:
         name = threading.current_thread().name
         while (work := self._todo.get()) is not None:
-            work.worker, work.began = name, clock.monotonic()
+            if not work.take(name):
+                self._tell(work, Caught(False, None))
+                continue
             caught = self._carry(work)
             work.ended = clock.monotonic()
             kept = work.close()

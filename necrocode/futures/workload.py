@@ -9,6 +9,7 @@ from threading import Lock
 from types import CoroutineType, FunctionType
 from typing import Any, Literal, NamedTuple, Protocol
 
+from necrocode import clock
 from necrocode.context import TaskContext
 from necrocode.errors import ConfigError, TaskFailed
 from necrocode.outcome import Status
@@ -50,7 +51,7 @@ class Call(NamedTuple):
 class Work:
     """One attempt at a call. `began` and `ended` are seconds on the boot's clock; `worker` names who carries it."""
 
-    __slots__ = ("_open", "attempt", "began", "call", "context", "ended", "future", "hold", "worker")
+    __slots__ = ("_guard", "attempt", "began", "call", "closed", "context", "ended", "future", "hold", "worker")
 
     def __init__(self, call: Call, attempt: int) -> None:
         self.call, self.attempt = call, attempt
@@ -59,11 +60,21 @@ class Work:
         self.worker = ""
         self.future: Any = None
         self.hold: Any = None
-        self._open = Lock()
+        self.closed = False
+        self._guard = Lock()
+
+    def take(self, worker: str) -> bool:
+        """This worker begins; False when the attempt was given up before."""
+        with self._guard:
+            if not self.closed:
+                self.worker, self.began = worker, clock.monotonic()
+            return not self.closed
 
     def close(self) -> bool:
         """True for the first who asks, and for nobody after: the worker at its end, or who gives the worker up."""
-        return self._open.acquire(blocking=False)
+        with self._guard:
+            was, self.closed = self.closed, True
+            return not was
 
 
 Place = Literal["free", "taken", "ending"]

@@ -92,9 +92,8 @@ def test_a_closed_pool_leaves_no_process():
         ids = [pool.submit_task("t", s3_work.pid) for _ in range(4)]
         pids = {pool.get_task_result(task_id, timeout=60).result for task_id in ids}
     assert all(is_gone(pid) for pid in pids)
-    assert not [
-        thread for thread in threading.enumerate() if thread.name.startswith("pool-") and "engine" in thread.name
-    ]
+    name = pool._engine._name
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith(name)]
 
 
 def test_ctrl_c_ends_what_runs(tmp_path):

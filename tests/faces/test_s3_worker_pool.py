@@ -605,6 +605,21 @@ def test_interrupted_while_waiting(tmp_path):
     assert (ran.returncode, ran.stdout.strip(), ran.stderr) == (0, "['cancelled']", "")
 
 
+def test_forgetting():
+    """What has ended can be dropped; what has not stays."""
+    work = Blocked()
+    with WorkerPool(quick()) as pool:
+        done = pool.submit_task("done", s3_work.double, (1,))
+        pool.get_task_result(done)
+        held = pool.submit_task("held", work)
+        assert pool.forget() == 1 and list(pool.get_metrics()) == [held]
+        with pytest.raises(KeyError):
+            pool.get_task_result(done)
+        work.go.set()
+        assert pool.get_task_result(held).success
+        assert pool.forget([held, "unknown"]) == 1 and pool.get_metrics() == {}
+
+
 # Bad input
 
 
