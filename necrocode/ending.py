@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,11 +58,14 @@ class _Launcher:
         folder = runs.run_folder(state, run_id)
         self.since = _since(folder / "launcher.json")
         self.lives = lookup.launcher_lives(state, run_id) or (self.since is None and _is_young(folder / "plan.json"))
-        self.reasons = {
-            event.task_id: str(event.facts.get("reason", ""))
-            for event in journal.read(state.events, None, kind="task.cancelled", run_id=run_id)
-            if event.at >= (self.since or 0.0) or not self.lives
-        }
+        self._events, self._run_id = state.events, run_id
+
+    @cached_property
+    def reasons(self) -> dict[str, str]:
+        """Why tasks of the run will not be started; what this launcher said of it, while there is one."""
+        since = self.since if self.lives else None
+        told = journal.read(self._events, since, kind="task.cancelled", run_id=self._run_id)
+        return {event.task_id: str(event.facts.get("reason", "")) for event in told}
 
 
 def _since(path: Path) -> float | None:
@@ -85,18 +89,20 @@ def _has_runners(state: StateDir, run_id: str) -> bool:
 def _of_task(state: StateDir, found: Found, launcher: _Launcher, retries: int) -> End | None:
     attempts = dict(runs.attempts(state, found.run_id, found.task_id))
     number, name = found.attempt or max(attempts, default=0), str(found)
-    if number not in attempts or found.task_id in launcher.reasons:
-        return _not_begun(name, launcher, launcher.reasons.get(found.task_id))
+    if number not in attempts:
+        return _not_begun(name, launcher, found.task_id)
     alive = lifeline.is_held(state.live / f"{found.run_id}.{found.task_id}.{number}")
     outcome = read_result(attempts[number])
     if outcome is None:
         return None if alive or launcher.lives else End(name, "lost", 1, "its runner died")
     if not (found.attempt or outcome.ok) and launcher.lives and not _is_last(attempts, launcher, retries, outcome):
-        return None
+        return _not_begun(name, launcher, found.task_id)
     return End(name, str(outcome.status), _code(outcome), outcome.error, outcome.seconds)
 
 
-def _not_begun(name: str, launcher: _Launcher, reason: str | None) -> End | None:
+def _not_begun(name: str, launcher: _Launcher, task_id: str) -> End | None:
+    """What becomes of a task of which no (other) attempt has begun."""
+    reason = launcher.reasons.get(task_id)
     if reason is not None:
         return End(name, str(Status.CANCELLED), 130 if reason == "interrupted" else 1, reason)
     return None if launcher.lives else End(name, "not_begun", 1, "nobody follows its run")

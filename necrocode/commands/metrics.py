@@ -24,8 +24,11 @@ def command(door: Door, run_id: str | None, since: str | None, prometheus: bool)
     if prometheus and door.as_json:
         raise ConfigError("--prometheus and --json are two forms of the same", hint="give one of them")
     state, begin = door.existing(), when.moment(since) if since else None
-    run_id = lookup.run(door.state(), run_id) if run_id else ""
-    found = figures.of_events(state.events, since=begin, run_id=run_id) if state else fold(())
+    if run_id:
+        if state is None:
+            raise ConfigError(f"there is no run {run_id!r}: there is no state directory at {door.root} yet")
+        run_id = lookup.run(state, run_id)
+    found = figures.of_events(state.events, since=begin, run_id=run_id or "") if state else fold(())
     if prometheus:
         from necrocode.exposition import text
 

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from necrocode.ending import End
     from necrocode.lookup import Found
 
-_LOOK = 0.1
+_LOOK, _SELDOM = 0.1, 0.5
+"""Seconds between two looks, at first and after a while: each one reads what was told meanwhile."""
 
 
 @verb("wait")
@@ -43,7 +44,7 @@ def command(door: Door, names: tuple[str, ...], timeout: float | None, quiet: bo
         waited = time.monotonic() - began
         if left and timeout is not None and waited >= timeout:
             raise TaskTimeoutError(waited, timeout, task_id=", ".join(left))
-        time.sleep(_LOOK if left else 0)
+        time.sleep(min(_SELDOM, max(_LOOK, waited / 20)) if left else 0)
     all_ends = [end for ends in ended.values() for end in ends]
     code = ending.exit_code(all_ends)
     if door.as_json:

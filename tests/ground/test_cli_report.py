@@ -218,6 +218,7 @@ def test_metrics_of_nothing_are_zero(cli: Cli, tmp_path: Path) -> None:
     for args in ([], ["--state-dir", str(tmp_path / "none")]):
         assert cli.json("metrics", *args)["total"]["queued"] == 0
         assert cli("metrics", "--prometheus", *args).returncode == 0
+    assert cli("metrics", "--run", "last", "--state-dir", str(tmp_path / "none")).returncode == 2
     assert not (tmp_path / "none").exists()
 
 

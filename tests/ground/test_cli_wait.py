@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -124,6 +125,29 @@ def test_a_runner_that_died_is_1(cli: Cli) -> None:
     owner.wait()
 
 
+def test_a_task_that_will_not_be_started_has_ended_while_its_run_goes_on(cli: Cli) -> None:
+    script, go = gate(cli)
+    write(cli, slow=script, bad="exit 1", never=("true", 'after = ["bad"]'))
+    launcher = cli.start("run", "tasks.toml", "-n", "2")
+    run = started(cli, "slow")
+    told = cli.json("wait", f"{run}/never")
+    assert told["exit_code"] == 1 and told["ended"][0]["status"] == "cancelled"
+    assert launcher.poll() is None
+    go.touch()
+    assert launcher.wait(60) == 1
+
+
+def test_an_interrupted_run_is_130(cli: Cli) -> None:
+    script, _ = gate(cli)
+    write(cli, slow=script, later=("true", 'after = ["slow"]'))
+    launcher = cli.start("run", "tasks.toml")
+    run = started(cli, "slow")
+    waiter = cli.start("wait", run)
+    launcher.send_signal(signal.SIGTERM)
+    assert launcher.wait(60) == 143
+    assert waiter.wait(60) == 130
+
+
 def test_what_is_unknown_is_a_mistake(cli: Cli) -> None:
     assert cli("wait", "nothing").returncode == 2
     assert cli("retry", "nothing").returncode == 2
@@ -143,6 +167,7 @@ def test_retry_does_what_failed_and_not_what_was_done(cli: Cli) -> None:
     assert again.returncode == 0 and "again: bad, later" in again.stderr, again.stderr
     assert log.read_text().split().count("good") == 1
     assert log.read_text().split()[-2:] == ["bad", "later"]
+    assert cli("wait", run, "later").returncode == 0  # that it was cancelled once is over
     nothing = cli("retry", run)
     assert nothing.returncode == 0 and "nothing to try again" in nothing.stderr
     assert cli.json("retry", run)["tasks"] == []
