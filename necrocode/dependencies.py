@@ -47,7 +47,9 @@ class Dependencies:
         return lost
 
     def _waiting_for(self, other: str) -> list[str]:
-        waiting = self._needed_by.pop(other, ())
+        waiting = self._needed_by.pop(other, None)
+        if waiting is None:
+            return []
         return [task_id for task_id in waiting if other in self._needs.get(task_id, ())]
 
     def circle(self) -> list[str]:

@@ -106,8 +106,8 @@ class Life:
     what it will have been once a stopping attempt has ended."""
 
     __slots__ = (
-        "attempt", "entry", "error", "failures", "key", "losses", "reason", "stage", "status", "stopped_as",
-        "story", "value",
+        "attempt", "entry", "error", "failures", "id", "key", "losses", "moves", "reason", "stage", "status",
+        "stopped_as", "value",
     )  # fmt: skip
 
     def __init__(self, entry: Entry, position: int) -> None:
@@ -117,11 +117,13 @@ class Life:
         self.stopped_as = Status.CANCELLED
         self.value: Any = None
         self.error: Any = None
-        self.story: list[str] = []
+        self.id = entry.id
+        self.moves: list[tuple[float, Status, str]] = []
 
     @property
-    def id(self) -> str:
-        return self.entry.id
+    def story(self) -> tuple[str, ...]:
+        """Every move, in words."""
+        return tuple(f"{at:.3f} {to}" + (f" ({why})" if why else "") for at, to, why in self.moves)
 
     @property
     def is_active(self) -> bool:
@@ -135,7 +137,7 @@ class Life:
         """Raises InvalidMove, and changes nothing, when there is no such move."""
         if to not in MOVES[self.status]:
             raise InvalidMove(self.id, self.status, to, self.story)
-        self.story.append(f"{now:.3f} {to}" + (f" ({why})" if why else ""))
+        self.moves.append((now, to, why))
         self.status, self.reason = to, why
 
     def standing(self, needs: tuple[str, ...] = ()) -> Standing:

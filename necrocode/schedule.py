@@ -75,7 +75,7 @@ class Schedule:
 
     def story(self, task_id: str) -> tuple[str, ...]:
         """Every move of one task, in order."""
-        return tuple(self._lives[task_id].story)
+        return self._lives[task_id].story
 
     def add(self, entry: Entry) -> None:
         """One more task. Those it comes `after` may be added later, but before the next orders."""

@@ -66,13 +66,13 @@ class Turns:
 
     def ready(self, task_id: str, key: Key, claims: Iterable[Claim] = ()) -> None:
         """This task may go as soon as it is its turn."""
-        self._claims[task_id] = tuple(dict.fromkeys(claims))
+        self._claims[task_id] = tuple(dict.fromkeys(claims)) if claims else ()
         self._ready[task_id] = key
         self._ask(key, task_id)
 
     def hold(self, task_id: str, claims: Iterable[Claim] = ()) -> None:
         """This task runs already, whoever let it."""
-        self._claims[task_id] = tuple(dict.fromkeys(claims))
+        self._claims[task_id] = tuple(dict.fromkeys(claims)) if claims else ()
         self._run(task_id)
 
     def release(self, task_id: str) -> None:
