@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections import deque
+from functools import partial
 from typing import Any, Protocol
 
 from necrocode.life import Entry, GiveUp, Start, Stop
@@ -130,7 +131,7 @@ class Engine:
             if isinstance(order, Start):
                 attempt = self._work.begin(order.task_id, order.attempt)
                 self._running[order.task_id] = attempt
-                attempt.add_done_callback(_Over(self, order.task_id), context=self._context)
+                attempt.add_done_callback(partial(self._over, order.task_id), context=self._context)
             elif isinstance(order, Stop):
                 self._stop(order.task_id, self._running.get(order.task_id), now + self.grace)
             elif isinstance(order, GiveUp):
@@ -159,8 +160,7 @@ class Engine:
         if seconds is not None:
             self._alarm = self._loop.call_later(seconds, self.go, context=self._context)
 
-    def over(self, task_id: str, future: asyncio.Future[Any]) -> None:
-        """What the future of an attempt calls when it is done."""
+    def _over(self, task_id: str, future: asyncio.Future[Any]) -> None:
         if self._running.get(task_id) is not future:
             return  # given up as deaf
         del self._running[task_id]
@@ -170,7 +170,8 @@ class Engine:
             self._end(task_id, status, future.result(), None)
         else:
             self._failed(task_id, error)
-        self.go()
+        if not self._turning:
+            self.go()
 
     def _failed(self, task_id: str, error: BaseException) -> None:
         now, schedule = self._loop.time(), self.schedule
@@ -185,15 +186,3 @@ class Engine:
     def _end(self, task_id: str, status: Status, value: Any, error: BaseException | None) -> None:
         reason = "" if status is Status.DONE else self.schedule.standing(task_id).reason
         self._work.ended(task_id, status, value, error, reason)
-
-
-class _Over:
-    """Tells the engine of one attempt's end."""
-
-    __slots__ = ("engine", "task_id")
-
-    def __init__(self, engine: Engine, task_id: str) -> None:
-        self.engine, self.task_id = engine, task_id
-
-    def __call__(self, future: asyncio.Future[Any]) -> None:
-        self.engine.over(self.task_id, future)
