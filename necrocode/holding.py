@@ -7,6 +7,7 @@ the other; what was claimed is free then. Linux only, as process descriptors are
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import select
@@ -46,9 +47,13 @@ class Owner(NamedTuple):
 def owner(pid: int) -> Owner:
     """Take hold of that process. Raises ConfigError when there is none, or it has ended."""
     hint = "give the number of a running process, as in --pid $$"
+    if not hasattr(os, "pidfd_open"):
+        raise ConfigError("claims for another process need Linux", hint="necrocode exec --claim ... -- COMMAND")
     try:
         descriptor = os.pidfd_open(pid)
-    except (ProcessLookupError, OverflowError, OSError) as error:
+    except (OverflowError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in (errno.ESRCH, errno.EINVAL, errno.ENOENT):
+            raise
         raise ConfigError(f"there is no process {pid} to hold something for", hint=hint) from error
     seen = stat(pid)  # looked at after the descriptor was opened: what is seen now is that process
     if seen is None or seen.ended:
