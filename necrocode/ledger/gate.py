@@ -28,7 +28,7 @@ _LARGEST = 1 << 53
 DECIDED = (Refused, LeaseLost, Deadlock, StateUnreadable)
 """Answers: everything is as it should be. After any other error a move may have been cut short."""
 _SHORTEST_NAP = 2e-5
-_LONGEST_NAP = 0.02
+_LONGEST_NAP = 0.05
 
 
 class Gate:

@@ -18,7 +18,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from necrocode import admission, claim
 from necrocode.claim import Claim, ClaimIndex
@@ -34,6 +33,26 @@ _fork = multiprocessing.get_context("fork")
 HIGHER = 700
 GRACE = 0.005
 """Seconds that the oracle tries: a killed process may be in the middle of dying."""
+
+
+class Tally:
+    """Counts what many processes say, one byte each: a lock could be held by one that is killed."""
+
+    NAMES = ("granted", "refused", "violation", "deadlock", "extended", "lost")
+
+    def __init__(self) -> None:
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._read, False)
+        self._counts: Counter[str] = Counter()
+
+    def add(self, name: str) -> None:
+        os.write(self._write, bytes([self.NAMES.index(name)]))
+
+    def counts(self) -> Counter[str]:
+        with suppress(BlockingIOError):
+            while said := os.read(self._read, 65536):
+                self._counts.update(self.NAMES[one] for one in said)
+        return self._counts
 
 
 class Oracle:
@@ -103,7 +122,7 @@ def crowd(root: str, processes: int, limit: int) -> int:
     holder = FileLedger(root).register(Request("holder", limit=limit))
 
     def visit(at: int) -> None:
-        ledger = FileLedger(root)
+        ledger = FileLedger(root, patience=60)
         lease = ledger.register(Request(f"v{at}", limit=limit), wait=True, timeout=60)
         held = oracle.take_slot(limit)
         assert held is not None, "one too many"
@@ -148,21 +167,19 @@ def havoc(root: str, seconds: float, seed: int, workers: int = 6, *, until_seen:
     FileLedger(root)
     chance, place = random.Random(seed), Path(root)
     counts: Counter[str] = Counter()
-    counters = {
-        name: _fork.Value("i", 0) for name in ("granted", "refused", "violation", "deadlock", "extended", "lost")
-    }
+    tally = Tally()
     until, living = time.monotonic() + seconds, []
 
     def born() -> None:
         number = chance.randrange(1 << 30)
-        living.append(_forked(lambda: _work(root, random.Random(number), until, counters), place))
+        living.append(_forked(lambda: _work(root, random.Random(number), until, tally), place))
 
     for _ in range(workers):
         born()
     next_kill = time.monotonic() + 0.02
     while living:
         time.sleep(0.002)
-        if until_seen and (counts["violation"] or counters["violation"].value):
+        if tally.counts()["violation"] + counts["violation"] and until_seen:
             _end(living)
             return counts + Counter(violation=1)
         for child in [child for child in living if os.waitpid(child, os.WNOHANG)[0]]:
@@ -179,7 +196,7 @@ def havoc(root: str, seconds: float, seed: int, workers: int = 6, *, until_seen:
         except Broken as error:
             counts["violation"] += 1
             (place / "trouble").write_text(str(error))
-    counts.update({name: counter.value for name, counter in counters.items()})
+    counts += tally.counts()
     _recover(root, counts)
     return counts
 
@@ -203,7 +220,7 @@ def _recover(root: str, counts: Counter[str]) -> None:
         ledger.release(lease)
 
 
-def _work(root: str, chance: random.Random, until: float, counters: dict[str, Any]) -> None:
+def _work(root: str, chance: random.Random, until: float, tally: Tally) -> None:
     ledger, oracle = FileLedger(root), Oracle(Path(root).with_suffix(".oracle"))
     turn = 0
     while time.monotonic() < until:
@@ -213,14 +230,14 @@ def _work(root: str, chance: random.Random, until: float, counters: dict[str, An
         try:
             lease = ledger.register(request, wait=chance.random() < 0.6, timeout=chance.choice([0.05, 0.5]))
         except Refused:
-            _add(counters, "refused")
+            tally.add("refused")
             continue
-        _add(counters, "granted")
+        tally.add("granted")
         held: list[int] = []
         try:
-            _hold(ledger, lease, oracle, chance, held, counters)
+            _hold(ledger, lease, oracle, chance, held, tally)
         except LeaseLost:
-            _add(counters, "lost")
+            tally.add("lost")
         for descriptor in held:
             os.close(descriptor)
         if chance.random() < 0.05:
@@ -230,11 +247,11 @@ def _work(root: str, chance: random.Random, until: float, counters: dict[str, An
 
 
 def _hold(
-    ledger: FileLedger, lease: Lease, oracle: Oracle, chance: random.Random, held: list[int], counters: dict[str, Any]
+    ledger: FileLedger, lease: Lease, oracle: Oracle, chance: random.Random, held: list[int], tally: Tally
 ) -> None:
     slot = oracle.take_slot(SLOTS)
-    held += [slot] if slot is not None else _violated(counters)
-    mine = _occupy(oracle, lease.claims, frozenset(), held, counters)
+    held += [slot] if slot is not None else _violated(tally)
+    mine = _occupy(oracle, lease.claims, frozenset(), held, tally)
     time.sleep(chance.random() * 0.004)
     ledger.renew(lease)
     if chance.random() < 0.4:
@@ -243,14 +260,14 @@ def _hold(
             try:
                 ledger.claim(lease, [more], wait=chance.random() < 0.5, timeout=0.3)
             except Deadlock:
-                _add(counters, "deadlock")
+                tally.add("deadlock")
                 return
-            _add(counters, "extended")
-            _occupy(oracle, (more,), mine, held, counters)
+            tally.add("extended")
+            _occupy(oracle, (more,), mine, held, tally)
 
 
 def _occupy(
-    oracle: Oracle, claims: tuple[Claim, ...], mine: frozenset[str], held: list[int], counters: dict[str, Any]
+    oracle: Oracle, claims: tuple[Claim, ...], mine: frozenset[str], held: list[int], tally: Tally
 ) -> frozenset[str]:
     exclusive: dict[str, bool] = {}
     for one in claims:
@@ -258,18 +275,13 @@ def _occupy(
             exclusive[path] = exclusive.get(path, False) or not one.shared
     for path in exclusive.keys() - mine:
         taken = oracle.take(path, shared=not exclusive[path])
-        held += [taken] if taken is not None else _violated(counters)
+        held += [taken] if taken is not None else _violated(tally)
     return mine | exclusive.keys()
 
 
-def _violated(counters: dict[str, Any]) -> list[int]:
-    _add(counters, "violation")
+def _violated(tally: Tally) -> list[int]:
+    tally.add("violation")
     return []
-
-
-def _add(counters: dict[str, Any], name: str) -> None:
-    with counters[name].get_lock():
-        counters[name].value += 1
 
 
 def _claim(chance: random.Random) -> Claim:
