@@ -6,11 +6,11 @@ workers. Nobody else touches the schedule, so an interrupt in the caller's threa
 
 from __future__ import annotations
 
-from necrocode.futures.engine import Engine, PoolClosed
+from necrocode.futures.engine import Engine
 from necrocode.futures.foreign import Foreign
 from necrocode.futures.processes import Processes
 from necrocode.futures.threads import Threads
-from necrocode.futures.workload import Call, Caught, Unfit, Work, Workers, attempt, checked_work, perform
+from necrocode.futures.workload import Call, Caught, PoolClosed, Unfit, Work, Workers, attempt, checked_work, perform
 
 __all__ = [
     "Call", "Caught", "Engine", "Foreign", "PoolClosed", "Processes", "Threads", "Unfit", "Work", "Workers",

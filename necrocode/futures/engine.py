@@ -14,7 +14,7 @@ from necrocode import clock, journal
 from necrocode.errors import NecrocodeError, TaskTimeoutError
 from necrocode.event import Event
 from necrocode.futures.slots import Held, Slots
-from necrocode.futures.workload import Call, Caught, Work, Workers, attempt, told
+from necrocode.futures.workload import Call, Caught, PoolClosed, Work, Workers, attempt, told
 from necrocode.outcome import Status
 from necrocode.schedule import GiveUp, Order, Schedule, Start, Stop
 
@@ -24,14 +24,6 @@ _BATCH = 256
 
 _LONGEST = 3600.0
 """Seconds of one sleep; locks cannot be waited for much longer than days."""
-
-
-class PoolClosed(NecrocodeError, RuntimeError):
-    """Nothing more is taken on: this was shut down."""
-
-    def __init__(self, what: str = "the pool") -> None:
-        super().__init__(f"{what} was shut down and takes no more tasks", hint="make a new one, or submit earlier")
-        self.what = what
 
 
 class Engine:
@@ -159,22 +151,20 @@ class Engine:
         """One turn and the sleep after it; True when all is over."""
         with self._lock:
             pause = self._turn()
-            if self._is_idle and self._closing and not self._facts:
+            if self._closing and not self._calls and not self._facts:
                 return True
             # Said under the lock: whoever makes the next wake earlier from now on has to ring.
             self._asleep = True
-        if not self._facts and not (self._closing and self._is_idle):
+        if not self._facts and not (self._closing and not self._calls):
             self._bell.acquire(timeout=-1 if pause is None else min(pause, _LONGEST))
         self._asleep = False
         return False
 
-    @property
-    def _is_idle(self) -> bool:
-        return not self._calls
-
     def _turn(self) -> float | None:
         """Take facts in, carry orders out; seconds until the next turn, should nothing happen."""
         self._take_facts()
+        if clock.monotonic() >= self._wake_at:
+            self._set_clocks()
         self._freed = True
         while self._freed:
             self._freed = False
@@ -187,6 +177,13 @@ class Engine:
             self._ring()
         self._wake_at = wake_at
         return pause
+
+    def _set_clocks(self) -> None:
+        """Before an attempt is ended for its time: that counts from when it began, not from when it was handed over."""
+        now = clock.monotonic()
+        for task_id, work in self._works.items():
+            if id(work) not in self._waiting:
+                self._schedule.admitted(task_id, work.began or now)
 
     def _take_facts(self) -> None:
         for _ in range(min(len(self._facts), _BATCH)):

@@ -67,6 +67,7 @@ class Processes(Threads):
         return "ending"
 
     def _carry(self, work: Work) -> Caught:
+        work.began = 0.0  # not yet: its process may have to be started first
         try:
             child = self._own.child = getattr(self._own, "child", None) or _Child(self._context)
         except OSError as error:

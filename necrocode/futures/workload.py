@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from necrocode import clock
 from necrocode.context import TaskContext
-from necrocode.errors import ConfigError, TaskFailed
+from necrocode.errors import ConfigError, NecrocodeError, TaskFailed
 from necrocode.outcome import Status
 from necrocode.schedule import Entry
 
@@ -20,6 +20,14 @@ Function = Callable[..., Any]
 
 class Unfit(ConfigError, TypeError):
     """What was given as work cannot be called, or not by these workers."""
+
+
+class PoolClosed(NecrocodeError, RuntimeError):
+    """Nothing more is taken on: this was shut down."""
+
+    def __init__(self, what: str = "the pool") -> None:
+        super().__init__(f"{what} was shut down and takes no more tasks", hint="make a new one, or submit earlier")
+        self.what = what
 
 
 class Caught(NamedTuple):

@@ -404,10 +404,10 @@ def test_first_exception():
     """S3-12: back at the first failure; the others can be aborted, or go on."""
     work = Blocked()
     with WorkerPool(quick(max_workers=2)) as pool:
-        for _ in range(6):
+        pool.submit_task("held", work)
+        pool.submit_task("fails", s3_work.fail)
+        for _ in range(5):
             pool.submit_task("held", work)
-        pool.submit_task("fails", s3_work.fail, priority=1)
-        work.wait_started()
         results = pool.wait_for_all(timeout=60, return_when="FIRST_EXCEPTION")
         assert [result.success for result in results] == [False]
         pool.abort_pending_tasks()

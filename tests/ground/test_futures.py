@@ -185,11 +185,30 @@ def test_deadlines_hold_whoever_drives(engine, ends):
     """A deadline set by a turn that a worker drove wakes the engine's own thread all the same."""
     gate = threading.Event()
     it = engine(limit=2)
-    for _ in range(50):
-        name = f"slow{len(ends.ends)}"
-        it.submit(call(f"quick-{name}", int, ends))
-        it.submit(call(name, gate.wait, ends, 30, timeout=0.01))
-        ends.wait(len(ends.ends) + 2, within=20)
+    for number in range(50):
+        it.submit(call(f"quick{number}", int, ends))
+        it.submit(call(f"slow{number}", gate.wait, ends, 30, timeout=0.01))
+        ends.wait(2 * (number + 1), within=20)
+    gate.set()
+
+
+def test_the_clock_starts_with_the_work(engine, ends):
+    """However long a worker takes to begin, its attempt has all of its time; then it is ended."""
+
+    class Sleepy(Threads):
+        def _carry(self, work):
+            work.began = 0.0
+            time.sleep(0.2)
+            work.began = time.monotonic()
+            return super()._carry(work)
+
+    it = engine(workers=Sleepy("sleepy-test", grace=0.0))
+    gate = threading.Event()
+    it.submit(call("quick", int, ends, timeout=0.1))
+    it.submit(call("slow", gate.wait, ends, 30, timeout=0.1))
+    told = ends.wait(2)
+    assert told["quick"][0] is Status.DONE and told["slow"][0] is Status.TIMED_OUT
+    assert 0.1 <= told["slow"][1].value.elapsed < 5
     gate.set()
 
 
