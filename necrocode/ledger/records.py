@@ -215,7 +215,7 @@ class Book:
             self.view.leave(name.runner_id)
 
     def _learn_lease(self, folder: str, file_name: str) -> None:
-        path = Path(self._root, folder, file_name)
+        path = f"{self._root}/{folder}/{file_name}"
         try:
             name = LeaseName.parse(file_name)
             record = read_record(path)
@@ -261,14 +261,14 @@ class Book:
             self._learn_waiter(name)
 
     def _learn_waiter(self, file_name: str) -> None:
-        path = Path(self._root, "queue", file_name)
+        path = f"{self._root}/queue/{file_name}"
         try:
             name = QueueName.parse(file_name)
         except ValueError as error:
             return self.set_aside(path, str(error))
         return self.add_waiter(name.waiter(lambda: self._read_wish(path)))
 
-    def _read_wish(self, path: Path) -> Wish:
+    def _read_wish(self, path: str) -> Wish:
         """A wish that nobody can read is for nothing; its waiter finds its entry gone, and asks again."""
         try:
             return wish_of(read_record(path))
@@ -278,9 +278,9 @@ class Book:
             self.set_aside(path, str(error))
             return Wish()
 
-    def set_aside(self, path: Path, reason: str) -> None:
+    def set_aside(self, path: str | os.PathLike[str], reason: str) -> None:
         """Into quarantine with it, and remember to tell."""
-        moved_to = self._state.quarantine(path)
+        moved_to = self._state.quarantine(Path(path))
         if moved_to:
             self.quarantined.append({"file": str(path), "reason": reason, "moved_to": moved_to})
 
