@@ -22,7 +22,7 @@ from necrocode.lease import Lease, Request
 from necrocode.ledger.files import FileLedger
 from necrocode.order import Order, write_result
 from necrocode.outcome import Outcome, Status
-from necrocode.statedir import told
+from necrocode.statedir import mark, told
 from necrocode.work import Place, StopSign, Work, Worker, run_command, verify, worker_for
 
 DIFF_LIMIT = 1 << 20
@@ -68,7 +68,7 @@ class Attempt:
         self._concurrent = 1
         self._last_phase = "register"
         self._commit: str | None = None
-        self._sampler = process.Sampler(order.runner_id)
+        self._sampler = process.Sampler(mark(ledger.state.root, order.runner_id))
         self._events: list[Event] = []
         self._scratch = scratch.place_of(self._folder)
 
@@ -182,8 +182,9 @@ class Attempt:
         )  # fmt: skip
         deadline = None if order.task.timeout is None else time.monotonic() + order.task.timeout
         place = Place(
-            self._workspace, self._folder, order.task, self._environment(lease, deadline), self._stop, order.runner_id,
-            deadline, (lease.lifeline,) if lease.lifeline is not None else (), order.grace, alone=order.alone,
+            self._workspace, self._folder, order.task, self._environment(lease, deadline), self._stop,
+            mark(self.ledger.state.root, order.runner_id), deadline,
+            (lease.lifeline,) if lease.lifeline is not None else (), order.grace, alone=order.alone,
         )  # fmt: skip
         for number, argv in enumerate(order.setup, 1):
             if not (work := run_command(place, argv, log=f"setup-{number}.")).ok:
@@ -200,7 +201,7 @@ class Attempt:
         ours = {
             "RUN_ID": order.run_id, "TASK": order.task.id, "ATTEMPT": str(order.attempt), "RUNNER": order.runner_id,
             "TOKEN": str(lease.token), "WORKSPACE": order.path, "BRANCH": order.branch, "PORTS": ports,
-            "STATE_DIR": str(self.ledger.state.root), "LEASE": order.runner_id,
+            "STATE_DIR": str(self.ledger.state.root),
             "DEADLINE": "" if deadline is None else f"{time.time() + deadline - time.monotonic():.0f}",
         }  # fmt: skip
         env |= {f"NECROCODE_{key}": value for key, value in ours.items() if value}

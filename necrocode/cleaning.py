@@ -21,7 +21,7 @@ from necrocode.lease import Request
 from necrocode.ledger import lifeline
 from necrocode.ledger.files import FileLedger
 from necrocode.screen import counted, duration
-from necrocode.statedir import StateDir
+from necrocode.statedir import StateDir, mark
 from necrocode.workspace import Leftover
 
 _JUST_NOW = 60.0
@@ -134,7 +134,7 @@ def _is_known(state: StateDir, holder: str) -> bool:
 
 def _busy(left: Leftover) -> list[int]:
     inside = [] if left.missing else _working_in(left.workspace.path)
-    return sorted({*process.marked(left.holder), *inside})
+    return sorted({*process.marked(mark(left.workspace.state_root, left.holder)), *inside})
 
 
 def _working_in(directory: Path) -> Iterator[int]:

@@ -24,7 +24,7 @@ from necrocode.remains import clear_done
 from necrocode.retry import Policy
 from necrocode.runs import Plan, attempt_folder, attempts_of_all, run_folder
 from necrocode.schedule import Behind, Entry, GiveUp, Schedule, Start, Stop
-from necrocode.statedir import to_json, told
+from necrocode.statedir import mark, to_json, told
 from necrocode.task import Task
 
 _FINAL_ERRORS = ("not_found", "not_executable", "needs_attention")
@@ -240,7 +240,7 @@ class Fleet:
             if running.hand and running.hand.proven and taken_by(running.folder) is None:
                 # It was told to end before it could begin: another can carry the very same attempt.
                 return self._crew.begin(task_id, running.folder, running.runner_id)
-            process.end_tree(running.runner_id, grace=self.plan.grace)
+            process.end_tree(mark(self._state.root, running.runner_id), grace=self.plan.grace)
             scratch.remove(running.folder)
             self._write_end(task_id, running)
             self._ledger.sweep()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import stat
@@ -272,6 +273,12 @@ def _block(item: Any) -> str:
 
 
 _encode = json.JSONEncoder(ensure_ascii=False).encode
+
+
+def mark(root: str | os.PathLike[str], runner_id: str) -> str:
+    """What the processes of this runner's work carry in their environment; another state directory's runner of the
+    same id has another mark, so that none ends what is not its own."""
+    return f"{runner_id}@{hashlib.sha256(os.fsencode(os.path.realpath(root))).hexdigest()[:8]}"
 
 
 def sync_folder(path: Path) -> None:

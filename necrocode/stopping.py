@@ -16,7 +16,7 @@ from necrocode.ledger import lifeline
 from necrocode.ledger.files import FileLedger
 from necrocode.lookup import Found
 from necrocode.process import who
-from necrocode.statedir import read
+from necrocode.statedir import mark, read
 
 _LAST_WORDS = 5.0
 """Seconds that a runner has, once its tree is gone, to write its result."""
@@ -149,7 +149,7 @@ class _Stopping:
         """End the tree; the runner itself, which does not carry the mark, gets a moment to tell of it."""
         self._struck = True
         if self.target.runner_id:
-            self._survivors = process.end_tree(self.target.runner_id, grace=grace)
+            self._survivors = process.end_tree(mark(self._state.root, self.target.runner_id), grace=grace)
 
     def _alive(self) -> bool:
         if self.target.runner_id:

@@ -12,6 +12,7 @@ import click
 
 from necrocode.door import Door, verb
 from necrocode.errors import LeaseLost, Refused
+from necrocode.statedir import mark
 
 if TYPE_CHECKING:
     from necrocode.lease import Lease, Request
@@ -85,7 +86,7 @@ def _carried(
     from necrocode.heartbeat import Heartbeat
     from necrocode.process.foreground import Halt, foreground, signals_held
 
-    halt = Halt()
+    halt, marker = Halt(), mark(ledger.state.root, lease.runner_id)
     found, left_behind = None, False
     with signals_held():  # until the lease is given back: nothing may cut that short
         heartbeat = Heartbeat(ledger, lease, _BEAT, on_lost=lambda lost: halt.set())
@@ -93,10 +94,10 @@ def _carried(
             with heartbeat:
                 assert lease.lifeline is not None
                 ended = foreground(
-                    argv, env=_environment(ledger, lease), marker=lease.runner_id, pass_fds=(lease.lifeline,),
+                    argv, env=_environment(ledger, lease), marker=marker, pass_fds=(lease.lifeline,),
                     time_limit=options["time_limit"], grace=options["grace"], halt=halt,
                 )  # fmt: skip
-            left_behind = ended.why == "exited" and _goes_on(lease.runner_id)
+            left_behind = ended.why == "exited" and _goes_on(marker)
         finally:
             if not left_behind:
                 found = _given_back(ledger, lease)

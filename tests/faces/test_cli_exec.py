@@ -18,6 +18,7 @@ from cli_call import Cli, calls, is_alive, kill, until
 from necrocode.claim import Claim
 from necrocode.lease import Request
 from necrocode.ledger.files import FileLedger
+from necrocode.statedir import mark
 
 
 @pytest.fixture
@@ -70,7 +71,7 @@ def test_what_the_command_knows_and_inherits(cli: Cli, state_root: Path) -> None
     done = cli("exec", "--name", "me", "--claim", "port:8080", "--", sys.executable, "-c", tell, MINE="kept")
     env, files = json.loads(done.stdout)
     assert {key: env[f"NECROCODE_{key}"] for key in ("RUNNER", "LEASE", "PORTS", "STATE_DIR")} == {
-        "RUNNER": "me", "LEASE": "me", "PORTS": "8080", "STATE_DIR": str(state_root),
+        "RUNNER": "me", "LEASE": mark(state_root, "me"), "PORTS": "8080", "STATE_DIR": str(state_root),
     }  # fmt: skip
     assert int(env["NECROCODE_TOKEN"]) > 0 and env["MINE"] == "kept"
     assert [file for file in files if file.startswith(str(state_root))] == [str(state_root / "live" / "me")]

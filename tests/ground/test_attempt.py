@@ -24,6 +24,7 @@ from necrocode.lease import Request
 from necrocode.ledger.files import FileLedger
 from necrocode.order import Order, read_result, take, taken_by, write_result
 from necrocode.outcome import Outcome, Status
+from necrocode.statedir import mark
 from necrocode.task import Step, Task
 from necrocode.testing import check, wait_for
 from necrocode.work import Place, Work
@@ -67,7 +68,7 @@ class Desk:
         return outcome
 
     def assert_at_rest(self, order: Order) -> None:
-        assert process.marked(order.runner_id) == []
+        assert process.marked(mark(self.ledger.state.root, order.runner_id)) == []
         assert not os.path.lexists(scratch.place_of(Path(order.folder)))
         assert os.listdir(self.ledger.state.runners) == []
         assert check(self.ledger.state.root)
@@ -234,8 +235,8 @@ def test_the_environment_says_who_and_where_and_nothing_of_ours(desk: Desk, monk
     deadline = float(ours.pop("DEADLINE"))
     assert 0 < deadline - time.time() <= 61
     assert ours == {
-        "RUN_ID": desk.run, "TASK": "t", "ATTEMPT": "1", "RUNNER": order.runner_id, "LEASE": order.runner_id,
-        "BRANCH": order.branch,
+        "RUN_ID": desk.run, "TASK": "t", "ATTEMPT": "1", "RUNNER": order.runner_id, "BRANCH": order.branch,
+        "LEASE": mark(desk.ledger.state.root, order.runner_id),
         "TOKEN": str(outcome.token), "WORKSPACE": order.path, "PORTS": "8123,8124",
         "STATE_DIR": str(desk.ledger.state.root),
     }  # fmt: skip

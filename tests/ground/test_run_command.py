@@ -18,7 +18,7 @@ from conftest import sh
 from necrocode import process
 from necrocode.order import taken_by
 from necrocode.runs import attempts_of_all
-from necrocode.statedir import StateDir
+from necrocode.statedir import StateDir, mark
 from necrocode.testing import check, wait_for
 
 FOREVER = "while [ ! -e GO ]; do sleep 0.02; done"
@@ -77,7 +77,7 @@ class Command:
                 for _, folder in folders:
                     carrier = taken_by(folder)
                     wait_for(lambda: carrier is None or process.is_gone(carrier))  # noqa: B023
-                    assert process.marked(f"{run}.{folder.name}") == []
+                    assert process.marked(mark(self.state, f"{run}.{folder.name}")) == []
         assert os.listdir(state.runners) == [] and check(self.state)
 
 

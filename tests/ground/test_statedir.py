@@ -22,7 +22,7 @@ from necrocode.ledger import files as ledger_files
 from necrocode.ledger import waiting
 from necrocode.ledger.files import FileLedger
 from necrocode.mounts import filesystem
-from necrocode.statedir import FOLDERS, StateDir, put, read, read_json, to_json
+from necrocode.statedir import FOLDERS, StateDir, mark, put, read, read_json, to_json
 from necrocode.testing import check, wait_for
 
 MakePuppet = Callable[..., Puppet]
@@ -579,3 +579,9 @@ def _quarantined(ledger: FileLedger) -> list[str]:
 
     events = journal.read(ledger.state.events)
     return [str(event.facts["file"]) for event in events if event.kind == "record.quarantined"]
+
+
+def test_a_mark_is_of_one_runner_in_one_state_directory(tmp_path: Path) -> None:
+    """Two directories with a runner of one id: neither may end what carries the other's mark."""
+    assert mark(tmp_path / "one", "r1") != mark(tmp_path / "two", "r1")
+    assert mark(tmp_path / "one", "r1") == mark(str(tmp_path / "x" / ".." / "one"), "r1")

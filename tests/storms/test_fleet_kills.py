@@ -20,6 +20,7 @@ from necrocode.order import read_result, taken_by
 from necrocode.outcome import Status
 from necrocode.process.who import stat
 from necrocode.runs import Plan, attempt_folder, attempts_of_all
+from necrocode.statedir import mark
 from necrocode.task import Task
 from necrocode.testing import wait_for
 
@@ -68,8 +69,9 @@ class Killer:
         return self._kill("runner", [pid for _, pid in victims])
 
     def agent(self) -> bool:
-        marks = [f"{self.plan.run_id}.{folder.name}" for folder in self.bench.runners(self.plan)]
-        return self._kill("agent", [pid for mark in marks for pid in process.marked(mark)])
+        root = self.bench.ledger.state.root
+        marks = [mark(root, f"{self.plan.run_id}.{folder.name}") for folder in self.bench.runners(self.plan)]
+        return self._kill("agent", [pid for one in marks for pid in process.marked(one)])
 
     def _lost(self, folder: Path) -> int:
         task_id = folder.name.rpartition(".")[0]
