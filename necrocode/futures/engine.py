@@ -14,16 +14,15 @@ from necrocode import clock, journal
 from necrocode.errors import NecrocodeError, TaskTimeoutError
 from necrocode.event import Event
 from necrocode.futures.slots import Held, Slots
-from necrocode.futures.workload import Call, Caught, PoolClosed, Work, Workers, attempt, told
+from necrocode.futures.workload import Call, Caught, PoolClosed, Work, Workers, attempt, timeout_of, told
 from necrocode.outcome import Status
 from necrocode.schedule import GiveUp, Order, Schedule, Start, Stop
 
 _T = TypeVar("_T")
 _BATCH = 256
 """Facts that are taken in before orders are asked for again."""
-
 _LONGEST = 3600.0
-"""Seconds of one sleep; locks cannot be waited for much longer than days."""
+"""Seconds of one sleep."""
 
 
 class Engine:
@@ -63,7 +62,7 @@ class Engine:
     # from any thread
 
     def submit(self, call: Call) -> None:
-        """Take the call on; its `settled` is told how its task ended, exactly once. Raises PoolClosed."""
+        """Take the call on; its `settled` is told of its end, exactly once. Raises PoolClosed."""
         with self._door:
             if self._closing:
                 raise PoolClosed(self._name)
@@ -102,8 +101,7 @@ class Engine:
         return self.ask(lambda: list(self._left.values()))
 
     def close(self, *, wait: bool = True) -> None:
-        """Take nothing more on, let the rest end, and let the workers go. Deaf ones are not waited for. Calling it
-        again does no harm. From inside one of its own calls it never waits."""
+        """Take nothing more on, let the rest end, let the workers go. From inside one of its calls it never waits."""
         with self._door:
             self._closing = True
             thread = self._thread
@@ -133,7 +131,7 @@ class Engine:
             finally:
                 self._lock.release()
 
-    # one at a time, under the lock; never in a caller's thread
+    # under the lock; never in a caller's thread
 
     def _drive(self) -> None:
         try:
@@ -150,7 +148,10 @@ class Engine:
     def _drive_once(self) -> bool:
         """One turn and the sleep after it; True when all is over."""
         with self._lock:
-            pause = self._turn()
+            self._turn()
+            now = clock.monotonic()
+            pause = self._schedule.next_wake(now)
+            self._wake_at = math.inf if pause is None else now + pause
             if self._closing and not self._calls and not self._facts:
                 return True
             # Said under the lock: whoever makes the next wake earlier from now on has to ring.
@@ -160,8 +161,8 @@ class Engine:
         self._asleep = False
         return False
 
-    def _turn(self) -> float | None:
-        """Take facts in, carry orders out; seconds until the next turn, should nothing happen."""
+    def _turn(self) -> None:
+        """Take facts in, carry orders out."""
         self._take_facts()
         if clock.monotonic() >= self._wake_at:
             self._set_clocks()
@@ -170,20 +171,18 @@ class Engine:
             self._freed = False
             for order in self._schedule.orders(clock.monotonic()):
                 self._obey(order)
-        now = clock.monotonic()
-        pause = self._schedule.next_wake(now)
-        wake_at = math.inf if pause is None else now + pause
-        if wake_at < self._wake_at or (self._closing and not self._calls):
+
+    def _wake_by(self, moment: float) -> None:
+        """Have the engine's own thread awake by then; what a worker drives may be due earlier than it sleeps for."""
+        if moment < self._wake_at:
+            self._wake_at = moment
             self._ring()
-        self._wake_at = wake_at
-        return pause
 
     def _set_clocks(self) -> None:
-        """Before an attempt is ended for its time: that counts from when it began, not from when it was handed over."""
-        now = clock.monotonic()
+        """Time counts from when an attempt began, not from when it was handed over."""
         for task_id, work in self._works.items():
             if id(work) not in self._waiting:
-                self._schedule.admitted(task_id, work.began or now)
+                self._schedule.admitted(task_id, work.began or clock.monotonic())
 
     def _take_facts(self) -> None:
         for _ in range(min(len(self._facts), _BATCH)):
@@ -231,7 +230,10 @@ class Engine:
         )
 
     def _begin(self, work: Work) -> None:
-        self._event("attempt.started", work.call.entry.id, attempt=work.attempt)
+        entry = work.call.entry
+        self._event("attempt.started", entry.id, attempt=work.attempt)
+        if entry.timeout is not None:
+            self._wake_by(clock.monotonic() + entry.timeout)
         self._workers.start(work)
 
     def _granted(self, work: Work, held: Held) -> None:
@@ -275,7 +277,7 @@ class Engine:
         self._freed = True  # the place of what was given up may be somebody's at once
         work.ended = clock.monotonic()
         del self._works[order.task_id]
-        self._judge(work, Caught(False, self._timeout_of(work)))
+        self._judge(work, Caught(False, timeout_of(work)))
 
     def _ended(self, work: Work, caught: Caught) -> None:
         if self._left.pop(id(work), None) is not None:
@@ -302,7 +304,7 @@ class Engine:
             retry = call.retry is None or call.retry(caught.value)
             status = self._schedule.failed(task_id, told(caught.value), now, retry=retry)
         if status is Status.TIMED_OUT and not isinstance(caught.value, TaskTimeoutError):
-            caught = Caught(False, self._timeout_of(work))
+            caught = Caught(False, timeout_of(work))
         self._event(
             "attempt.finished", task_id, attempt=work.attempt, status=str(status), worker=work.worker,
             seconds=round(max(0.0, work.ended - work.began), 6) if work.began else 0.0,
@@ -311,19 +313,17 @@ class Engine:
         if status is Status.WAITING:
             delay = call.entry.policy._replace(jitter=0.0).delay(work.attempt - 1)
             self._event("attempt.retried", task_id, attempt=work.attempt, delay=delay, error=told(caught.value))
-        else:
-            self._settle(task_id, status, caught)
-
-    def _timeout_of(self, work: Work) -> TaskTimeoutError:
-        limit = work.call.deadline or work.call.entry.timeout or 0.0
-        elapsed = work.ended - work.began if work.ended and work.began else limit
-        return TaskTimeoutError(elapsed, limit, work.context.collected_traces, task_id=work.call.name)
+            self._wake_by(now)
+            return
+        self._settle(task_id, status, caught)
 
     def _settle(self, task_id: str, status: Status, caught: Caught) -> None:
         """The task is over: nobody here needs it any more."""
-        call = self._calls.pop(task_id)
         self._schedule.forget(task_id)
+        call = self._calls.pop(task_id)
         call.settled(call, status, caught)
+        if self._closing and not self._calls:
+            self._ring()
 
     def _event(self, kind: str, task_id: str, **facts: Any) -> None:
         if self._tell is not None:

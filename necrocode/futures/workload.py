@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from necrocode import clock
 from necrocode.context import TaskContext
-from necrocode.errors import ConfigError, NecrocodeError, TaskFailed
+from necrocode.errors import ConfigError, NecrocodeError, TaskFailed, TaskTimeoutError
 from necrocode.outcome import Status
 from necrocode.schedule import Entry
 
@@ -83,6 +83,13 @@ class Work:
         with self._guard:
             was, self.closed = self.closed, True
             return not was
+
+
+def timeout_of(work: Work) -> TaskTimeoutError:
+    """What an attempt that was ended for its time has failed with."""
+    limit = work.call.deadline or work.call.entry.timeout or 0.0
+    elapsed = work.ended - work.began if work.ended and work.began else limit
+    return TaskTimeoutError(elapsed, limit, work.context.collected_traces, task_id=work.call.name)
 
 
 Place = Literal["free", "taken", "ending"]

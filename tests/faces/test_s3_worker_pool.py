@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from concurrent.futures import CancelledError, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
@@ -313,7 +314,8 @@ def test_submissions_from_many_threads():
         for thread in threads:
             thread.join()
         results = pool.wait_for_all(timeout=60)
-    assert len(set(ids)) == 50 and sum(result.success for result in results) == 50
+    assert len(set(ids)) == 50 and all(uuid.UUID(it).version == 4 and str(uuid.UUID(it)) == it for it in ids)
+    assert sum(result.success for result in results) == 50
 
 
 def test_same_submissions_same_results():
