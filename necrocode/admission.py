@@ -43,11 +43,12 @@ class Standing(NamedTuple):
 
 
 class Wish(NamedTuple):
-    """What a waiter wants, besides a slot, and for whom."""
+    """What a waiter wants, besides a slot, for whom, and the seconds without renewal that its lease will allow."""
 
     claims: tuple[Claim, ...] = ()
     spec_name: str = ""
     user: str = ""
+    timeout: float = 300.0
 
 
 class Waiter:

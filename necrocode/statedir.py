@@ -272,7 +272,19 @@ def _block(item: Any) -> str:
     return _encode(item)
 
 
-_encode = json.JSONEncoder(ensure_ascii=False).encode
+_whole = json.JSONEncoder(ensure_ascii=False).encode
+_text = json.encoder.encode_basestring
+_WORDS = {None: "null", True: "true", False: "false"}
+
+
+def _encode(value: Any) -> str:
+    # Most of a record is text, numbers and words; the library makes an encoder anew for each of those.
+    kind = type(value)
+    if kind is str:
+        return _text(value)
+    if value is None or kind is bool:
+        return _WORDS[value]
+    return int.__repr__(value) if kind is int else _whole(value)
 
 
 def mark(root: str | os.PathLike[str], runner_id: str) -> str:

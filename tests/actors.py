@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes  # noqa: F401 - as whoever has waited before
 import multiprocessing
 import os
 import signal
@@ -103,6 +104,13 @@ class Puppet:
                 return
             self.go()
             time.sleep(0.001)
+
+    def interrupt(self) -> None:
+        """SIGINT, again if need be: Python forgets one that comes while it runs a callback of its own."""
+        for _ in range(6):
+            self.signal(signal.SIGINT)
+            if self.answered(5.0):
+                return
 
     def go(self) -> None:
         self.signal(signal.SIGCONT)

@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from necrocode import process
 from necrocode.errors import Deadlock, GateTimeout, LeaseLost, Refused, StateUnreadable, StateUnusable
 from necrocode.ledger.records import LeaseName, QueueName
-from necrocode.statedir import UNSHARED, StateDir, flock, share, told
+from necrocode.statedir import UNSHARED, StateDir, flock, refused, share, told
 
 _COUNTER = 64
 """Bytes of the counter's line."""
@@ -41,6 +41,7 @@ class Gate:
         self._place: tuple[int, int] | None = None
         self._threads = threading.Lock()
         self._pid = 0
+        self._inside = -1
         self.counter = 0
         self.generation = 0
         self.crashed = False
@@ -55,20 +56,21 @@ class Gate:
         Raises GateTimeout after `patience` seconds (naming who is inside), StateUnusable for what the system
         refuses, here or in the body."""
         patience = self._patience if patience is None else patience
-        with told(self._path):
-            if not self._threads.acquire(timeout=patience):
-                raise GateTimeout(self._path, patience, f"another thread of pid {os.getpid()}")
+        if not self._threads.acquire(timeout=patience):
+            raise GateTimeout(self._path, patience, f"another thread of pid {os.getpid()}")
+        try:
+            self._enter(operation, patience)
             try:
-                self._enter(operation, patience)
-                try:
-                    yield self
-                except DECIDED:
-                    self._leave()
-                    raise
+                yield self
+            except DECIDED:
                 self._leave()
-            finally:
-                self._unlock()
-                self._threads.release()
+                raise
+            self._leave()
+        except OSError as error:
+            raise refused(error, self._path) from error
+        finally:
+            self._unlock()
+            self._threads.release()
 
     def peek(self) -> tuple[bool, int]:
         """Whether the gate is marked free, and its generation, without entering."""
@@ -83,7 +85,7 @@ class Gate:
 
     def _enter(self, operation: str, patience: float) -> None:
         self._lock(patience)
-        text = os.pread(self._open(), _LENGTH, 0)
+        text = os.pread(self._inside, _LENGTH, 0)
         self._take_counter(text[:_COUNTER])
         free, generation = _parse_state(text[_COUNTER:])
         self.crashed, self.generation, self.owes = not free, generation + 1, False
@@ -113,12 +115,13 @@ class Gate:
 
     def _knock(self, deadline: float, patience: float) -> None:
         attempt, since = 0, time.monotonic()
+        self._inside = self._open()
         while True:
             try:
-                return flock(self._open(), fcntl.LOCK_EX | fcntl.LOCK_NB, self._path)
+                return flock(self._inside, fcntl.LOCK_EX | fcntl.LOCK_NB, self._path)
             except BlockingIOError:
                 if (now := time.monotonic()) > deadline:
-                    inside = os.pread(self._open(), _LENGTH, _COUNTER).decode(errors="replace").strip(" \n\0")
+                    inside = os.pread(self._inside, _LENGTH, _COUNTER).decode(errors="replace").strip(" \n\0")
                     raise GateTimeout(self._path, patience, inside) from None
             attempt += 1
             if attempt < 4:
@@ -133,9 +136,9 @@ class Gate:
             there = os.stat(self._path)
         except FileNotFoundError:
             return False
-        if not os.path.samestat(os.fstat(self._open()), there):
+        ours, place = os.fstat(self._inside), (there.st_dev, there.st_ino)
+        if place != (ours.st_dev, ours.st_ino):
             return False
-        place = (there.st_dev, there.st_ino)
         self.moved = self._place is not None and place != self._place
         self._place = place
         return True
@@ -170,7 +173,7 @@ class Gate:
             # A token must outgrow every earlier one, also those that a power cut took off the disk.
             self.counter = ((self.counter >> 32) + 1) << 32
             self._write_counter()
-            os.fsync(self._open())
+            os.fsync(self._inside)
 
     def _largest_in_use(self) -> int:
         """For a fresh lock file, or a damaged one: no token that anybody has may be given out again."""
@@ -183,11 +186,11 @@ class Gate:
 
     def _write_counter(self) -> None:
         line = f"{self.counter:020d} {_boot():<42}\n".encode()
-        os.pwrite(self._open(), line, 0)
+        os.pwrite(self._inside, line, 0)
 
     def _write_state(self, text: str) -> None:
         width = _LENGTH - _COUNTER - 1
-        os.pwrite(self._open(), f"{text:<{width}.{width}}\n".encode(), _COUNTER)
+        os.pwrite(self._inside, f"{text:<{width}.{width}}\n".encode(), _COUNTER)
 
 
 def _parse_state(raw: bytes) -> tuple[bool, int]:

@@ -132,11 +132,17 @@ class Placing(Operations):
         return f"{self._root}/tmp/{runner_id}.{os.getpid()}.{os.urandom(3).hex()}.json"
 
     def _grant(self, waiter: Waiter, token: int) -> None:
-        record = self._record(waiter.runner_id)
-        if record is None:
-            return self._drop(waiter)
-        self._rename_in(self._entry(waiter), LeaseName(waiter.runner_id, token, 0), record)
+        # From what is known of the wish: the record itself is read by whoever needs more of it.
+        wish, name = waiter.wish, LeaseName(waiter.runner_id, token, 0)
+        try:
+            os.rename(self._entry(waiter), f"{self._root}/runners/{name}")
+        except FileNotFoundError:
+            return self._drop(waiter)  # set aside as damaged, or removed by hand
         self._book.drop_waiter(waiter)
+        standing = Standing(
+            name.runner_id, wish.claims, token, 0, wish.spec_name, wish.user, waiter.needs_slot, timeout=wish.timeout
+        )
+        self._book.add_lease("runners", name, standing)
         return None
 
     def _rewrite(self, standing: Standing, record: RunnerInstance) -> Standing:

@@ -149,7 +149,8 @@ def record_of(request: Request) -> RunnerInstance:
 
 
 def wish_of(record: RunnerInstance) -> Wish:
-    return Wish(record.claims, record.spec_name, record.holder.user if record.holder else "")
+    user = record.holder.user if record.holder else ""
+    return Wish(record.claims, record.spec_name, user, record.heartbeat_timeout)
 
 
 class Book:
@@ -161,7 +162,8 @@ class Book:
     def __init__(self, state: StateDir, is_held: Callable[[str], bool]) -> None:
         self._state, self._is_held = state, is_held
         self._root = str(state.root)
-        self._config = f"{self._root}/config.json"
+        self._config, self._line = f"{self._root}/config.json", f"{self._root}/queue"
+        self._folders = {folder: f"{self._root}/{folder}" for folder in ("runners", "fenced")}
         self.view = View()
         self.trouble: StateUnreadable | None = None
         self.quarantined: list[dict[str, str]] = []
@@ -199,10 +201,9 @@ class Book:
         return True
 
     def _sync_leases(self, folder: str) -> None:
-        known, names = self._leases[folder], os.listdir(f"{self._root}/{folder}")
-        if len(names) == len(known) and known.keys() >= set(names):
+        known, present = self._leases[folder], set(os.listdir(self._folders[folder]))
+        if known.keys() == present:
             return
-        present = set(names)
         for name in [name for name in known if name not in present]:
             self._forget_lease(folder, name)
         for name in sorted(present - known.keys()):
@@ -251,10 +252,9 @@ class Book:
         self._leases[folder].pop(str(name), None)
 
     def _sync_queue(self) -> None:
-        known, names = self._queue, os.listdir(f"{self._root}/queue")
-        if len(names) == len(known) and known.keys() >= set(names):
+        known, present = self._queue, set(os.listdir(self._line))
+        if known.keys() == present:
             return
-        present = set(names)
         for name in [name for name in known if name not in present]:
             self.view.waiting.pop(known.pop(name).key, None)
         for name in sorted(present - known.keys()):

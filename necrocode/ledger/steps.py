@@ -29,7 +29,7 @@ class Steps(Store):
         self._refuse_duplicate(request.runner_id)
         if request.slot:
             self._check_terms()
-        wish = Wish(request.claims, request.spec_name, _user(lease))
+        wish = Wish(lease.claims, request.spec_name, _user(lease), request.heartbeat_timeout)
         waiter = Waiter(
             request.runner_id, self._next(), request.priority,
             needs_slot=request.slot, limit=request.limit, read=lambda: wish,

@@ -709,7 +709,7 @@ class TestOverFiles:
         one = puppet()
         one.begin("register", request("w", "x.py"), wait=True)
         wait_for(lambda: files.has_waiters())
-        one.signal(signal.SIGINT)
+        one.interrupt()
         with pytest.raises(KeyboardInterrupt):
             one.result()
         files.release(holder)
@@ -721,7 +721,7 @@ class TestOverFiles:
         one.do("register", request("a", "a.py"))
         one.begin("claim", "a", [file("x.py")], wait=True)
         wait_for(lambda: files.has_waiters())
-        one.signal(signal.SIGINT)
+        one.interrupt()
         with pytest.raises(KeyboardInterrupt):
             one.result()
         assert not files.has_waiters() and os.listdir(files.state.bells) == []
