@@ -74,7 +74,7 @@ class Attempt:
 
     def run(self) -> Outcome:
         try:
-            self._worker = self._work or worker_for(self.order.task, self.order.agent)
+            self._worker = self._work or worker_for(self.order.task, self.order.agent, self.order.result_mark)
             self._lease = self._register()
         except Refused as refused:
             return self._outcome(Work(Status.FAILED, str(refused), refused.reason))

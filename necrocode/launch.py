@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from necrocode import git, workspace
 from necrocode.claim import Claim
@@ -64,7 +64,8 @@ def draft(file: TaskFile, wishes: Wishes, where: Path) -> Draft:
     agents = _agents(tasks)
     jobs = wishes.jobs or file.defaults.jobs or os.cpu_count() or 1
     plan = Plan(
-        "", tasks, {}, jobs, mode, agents=agents, setup=file.defaults.setup, fail_fast=wishes.fail_fast,  # type: ignore[arg-type]
+        "", tasks, {}, jobs, mode, agents=agents, setup=file.defaults.setup,  # type: ignore[arg-type]
+        result_marks=_result_marks(agents), fail_fast=wishes.fail_fast,
         patience=wishes.patience, source=os.path.abspath(file.name), keep_workspaces=wishes.keep_workspaces,
         heartbeat_timeout=wishes.heartbeat_timeout, grace=wishes.grace,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -139,8 +140,17 @@ def _with_wishes(task: Task, wishes: Wishes) -> Task:
 
 def presets() -> Mapping[str, Argv]:
     """The agents that necrocode knows by name."""
-    data = tomllib.loads(resources.files("necrocode").joinpath("presets.toml").read_text())
-    return {name: tuple(agent["argv"]) for name, agent in data.items()}
+    return {name: tuple(agent["argv"]) for name, agent in _presets().items()}
+
+
+def _presets() -> dict[str, Any]:
+    return tomllib.loads(resources.files("necrocode").joinpath("presets.toml").read_text())
+
+
+def _result_marks(agents: Iterable[str]) -> dict[str, str]:
+    """For the agents that tell their result in a line of output: a text which that line has."""
+    known = _presets()
+    return {name: known[name]["result"] for name in agents if "result" in known.get(name, {})}
 
 
 def _agents(tasks: Iterable[Task]) -> dict[str, Argv]:

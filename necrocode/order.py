@@ -23,6 +23,7 @@ class Order(NamedTuple):
     `repository` and `path` are directories ("" for no repository); `base` is any revision; `claims` are wanted on
     top of the workspace and the branch; `patience` is how many seconds to wait for what strangers hold (None: for
     ever), when `wait` is set; `folder` is where logs and the result go;
+    `result_mark` is a text in the line of output with which the agent tells its result ("" when it tells none);
     `alone` says that the process that carries this does nothing else meanwhile, so every orphan is this attempt's."""
 
     run_id: str
@@ -36,6 +37,7 @@ class Order(NamedTuple):
     mode: workspace.Mode = "worktree"
     claims: tuple[Claim, ...] = ()
     agent: Argv = ()
+    result_mark: str = ""
     setup: tuple[Argv, ...] = ()
     wait: bool = True
     patience: float | None = None

@@ -15,6 +15,9 @@ from necrocode.playbook import Conditions, substituted
 from necrocode.task import Argv, Step, Task
 from necrocode.workspace import Workspace
 
+LINGER = 30.0
+"""Seconds that an agent may live on after it told its result; some never end by themselves."""
+
 
 class StopSign(Protocol):
     """What tells a running attempt to end: a threading.Event, or process.Stop, which wakes at once."""
@@ -38,7 +41,7 @@ class Place(NamedTuple):
     deadline: float | None = None
     pass_fds: tuple[int, ...] = ()
     grace: float = 10.0
-    on_line: Callable[[str, bytes], None] | None = None
+    on_line: Callable[[str, bytes], object] | None = None
     alone: bool = False
 
 
@@ -59,20 +62,26 @@ class Work(NamedTuple):
 Worker = Callable[[Place], Work]
 
 
-def worker_for(task: Task, agent: Argv = ()) -> Worker:
+def worker_for(task: Task, agent: Argv = (), result_mark: str = "") -> Worker:
     """What carries out this task: its command, its playbook, or the agent's argv template with the prompt filled in.
 
+    An agent that goes on after a line with `result_mark` in it has LINGER seconds left, and has done its work.
     Raises ConfigError for a prompt without an agent: work that nobody does is never called done."""
     if task.command:
         return lambda place: run_command(place, task.command)
     if task.playbook:
         return lambda place: run_playbook(place, task.playbook, fill=True)
     if agent:
-        return lambda place: run_command(place, filled(agent, place))
+        return lambda place: run_command(_told_by(place, result_mark), filled(agent, place))
     raise ConfigError(
         f"task {task.id} has a prompt, but no agent is configured",
         hint='name one: agent = "..." in the task file, or --agent "my-agent --yes {prompt}"',
     )
+
+
+def _told_by(place: Place, result_mark: str) -> Place:
+    mark = result_mark.encode()
+    return place._replace(on_line=lambda stream, line: mark in line) if mark else place
 
 
 def filled(template: Sequence[str], place: Place) -> Argv:
@@ -109,7 +118,9 @@ def run_command(
         return Work(Status.TIMED_OUT, "no time was left for it", "timeout")
     if unfit := _unfit(argv, place.task):
         return Work(Status.FAILED, f"{argv[0]} cannot be given {unfit}", "not_executable", 126)
-    limits = process.Limits(total=left, silent=silent or place.task.silent_timeout, grace=place.grace)
+    limits = process.Limits(
+        total=left, silent=silent or place.task.silent_timeout, grace=place.grace, after_result=LINGER
+    )
     try:
         ended = process.run(
             argv, cwd=place.workspace.path, env=place.env, marker=place.marker, limits=limits, stop=place.stop,

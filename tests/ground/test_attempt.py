@@ -17,6 +17,7 @@ import pytest
 from conftest import sh
 
 from necrocode import journal, process, scratch
+from necrocode import work as work_room
 from necrocode.attempt import carry
 from necrocode.claim import Claim
 from necrocode.errors import StateUnusable
@@ -630,3 +631,12 @@ def test_what_a_runner_cannot_carry_is_told_and_the_next_one_carried(desk: Desk)
         assert "task.json" in runner.hear("broken")[-1]["error"]
         runner.give(desk.shell("true"))
         assert runner.hear("done")[-1]["status"] == "done"
+
+
+def test_an_agent_that_hangs_after_it_told_its_result_is_ended_and_has_done_it(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(work_room, "LINGER", 0.3)
+    agent = ("sh", "-c", 'echo made > made.txt; echo \'{"type":"result"}\'; exec sleep 600', "{prompt}")
+    outcome = desk.carry(desk.order(Task("t", prompt="do"), agent=agent, result_mark='"type":"result"'))
+    assert outcome.ok and outcome.files_changed == ("made.txt",)
