@@ -74,8 +74,8 @@ class Plan(NamedTuple):
         isolated = mode != "none"
         order = Order(
             self.run_id, task, number, str(folder), self.place(task), mode=mode, claims=self.claims[task.id],
-            agent=self.agents.get(task.agent, ()),
-            result_mark=self.result_marks.get(task.agent, ""), setup=self.setup, patience=self.patience, grace=self.grace,
+            agent=self.agents.get(task.agent, ()), result_mark=self.result_marks.get(task.agent, ""),
+            setup=self.setup, patience=self.patience, grace=self.grace,
             heartbeat_timeout=self.heartbeat_timeout, heartbeat_interval=min(5.0, self.heartbeat_timeout / 4),
             keep_workspace=self.keep_workspaces,
         )  # fmt: skip
