@@ -269,8 +269,10 @@ def errors():
     return {f"{kind.__module__}.{kind.__qualname__}": kind for kind in found}
 
 
-FACTS = [("Mapping", {"a": 1}), ("Status", Status.DONE), ("Sequence", ("a", "b")), ("Iterable", ("a", "b")), ("tuple", ("a",)), ("float", 1.5),
-         ("int", 3), ("bool", True), ("str", "x")]  # fmt: skip
+FACTS = [
+    ("Mapping", {"a": 1}), ("Status", Status.DONE), ("Sequence", ("a", "b")), ("Iterable", ("a", "b")),
+    ("tuple", ("a",)), ("float", 1.5), ("int", 3), ("bool", True), ("str", "x"),
+]  # fmt: skip
 
 
 def sample(kind):
