@@ -10,8 +10,13 @@ from pathlib import Path
 
 import pytest
 from actors import Puppet
+from hypothesis import HealthCheck, settings
 
 _MEMORY = "/dev/shm"
+
+# A slow machine is no mistake in the code: examples are judged by what they show, not by how long they took.
+settings.register_profile("necrocode", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("necrocode")
 
 
 @pytest.fixture
