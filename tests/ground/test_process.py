@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -74,9 +75,10 @@ def run(tmp_path: Path, marker: str) -> Iterator[Run]:
         }  # fmt: skip
         return process.run(argv, **{**given, **options})
 
+    gc.collect()  # what earlier tests dropped is closed now, not meanwhile
     before, dead, adopting = descriptors(), zombies(), _subreaper()
     yield started
-    assert descriptors() == before
+    assert descriptors() <= before
     assert zombies() == dead
     assert _subreaper() == adopting
     assert trees.leaders == {}
