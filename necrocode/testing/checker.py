@@ -1,4 +1,4 @@
-"""For those who embed necrocode, and its own tests: the checker of the protocol's invariants, and waiting for facts."""
+"""The protocol's invariants, asserted over the files alone, and waiting for facts instead of for a while."""
 
 from __future__ import annotations
 
