@@ -7,7 +7,7 @@ from importlib import import_module
 
 from bench.compare import machine
 
-NAMES = ("startup", "ledger", "handover", "noop", "workspaces")
+NAMES = ("startup", "ledger", "handover", "noop", "workspaces", "faces")
 
 if __name__ == "__main__":
     print(machine())

@@ -1,5 +1,5 @@
-"""S0-38: nothing that users of these faces call changes by accident. A new name is added to the snapshot beside this
-file on purpose (`python tests/faces/test_s0_signatures.py` writes it); one that changes or goes is told in
+"""S0-38, S1-56: nothing that users of these faces call changes by accident. A new name is added to the snapshot beside
+this file on purpose (`python tests/faces/test_s0_signatures.py` writes it); one that changes or goes is told in
 CHANGELOG.md."""
 
 from __future__ import annotations
@@ -11,11 +11,18 @@ from pathlib import Path
 
 import pytest
 
-FACES = {"s0": "necrocode.benchmark", "s3": "necrocode.concurrency"}
+FACES = {
+    "s0": "necrocode.benchmark",
+    "s1": "necrocode.task_calls",
+    "s3": "necrocode.concurrency",
+    "s4": "necrocode.parallel",
+}
 
 
 def bare(function):
-    """The signature without annotations."""
+    """The signature without annotations; of an exception without one of its own, that of all exceptions."""
+    if isinstance(function, type) and function.__init__ is RuntimeError.__init__:
+        return "(*args)"
     signature = inspect.signature(function)
     parameters = [it.replace(annotation=it.empty) for it in signature.parameters.values()]
     return str(signature.replace(parameters=parameters, return_annotation=signature.empty))
@@ -30,7 +37,9 @@ def lines_of(name, value):
         yield name + bare(value)
         for member in sorted(vars(value)):
             found = getattr(inspect.getattr_static(value, member), "__func__", inspect.getattr_static(value, member))
-            if not member.startswith("_") and (inspect.isfunction(found) or isinstance(found, property)):
+            if member[0] == "_" or member == "model_post_init":  # pydantic's own
+                continue
+            if inspect.isfunction(found) or isinstance(found, property):
                 yield f"  {member}" + (bare(found) if inspect.isfunction(found) else "")
 
 

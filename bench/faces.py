@@ -1,0 +1,81 @@
+"""What the faces cost more than the bare tools below them, by work that does nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+from bench.compare import interleaved, timed, told
+from necrocode.concurrency import WorkerPool, WorkerPoolConfig
+from necrocode.parallel import ExecutionState
+
+COUNT, ROUNDS = 10_000, 7
+
+
+def main() -> None:
+    for workers in (4, 50):
+        pools = {"ThreadPoolExecutor": partial(_executor, workers), "WorkerPool": partial(_pool, workers)}
+        told(f"{COUNT} calls that do nothing, {workers} workers", _compared(pools), "ms")
+    for limit in (5, 100):
+        groups = {
+            "asyncio.gather": _gathered,
+            "asyncio.gather and a semaphore": partial(_limited, limit),
+            "ExecutionState.parallel": partial(_group, limit),
+        }
+        told(f"{COUNT} coroutines that do nothing, {limit} at once", _compared(groups), "ms")
+
+
+def _compared(peers: dict[str, Callable[[], object]]) -> dict[str, list[float]]:
+    return interleaved({name: partial(timed, peer) for name, peer in peers.items()}, ROUNDS)
+
+
+def _nothing(number: int) -> int:
+    return number
+
+
+def _executor(workers: int) -> None:
+    with ThreadPoolExecutor(workers) as pool:
+        futures = [pool.submit(_nothing, number) for number in range(COUNT)]
+        assert [future.result() for future in futures] == [*range(COUNT)]
+
+
+def _pool(workers: int) -> None:
+    with WorkerPool(WorkerPoolConfig(max_workers=workers)) as pool:
+        for number in range(COUNT):
+            pool.submit_task("nothing", _nothing, (number,))
+        assert [one.result for one in pool.wait_for_all()] == [*range(COUNT)]
+
+
+async def _nothing_awaited(number: int) -> int:
+    return number
+
+
+def _gathered() -> None:
+    async def all_of_them() -> None:
+        assert await asyncio.gather(*(_nothing_awaited(number) for number in range(COUNT))) == [*range(COUNT)]
+
+    asyncio.run(all_of_them())
+
+
+def _limited(limit: int) -> None:
+    async def one(room: asyncio.Semaphore, number: int) -> int:
+        async with room:
+            return await _nothing_awaited(number)
+
+    async def all_of_them() -> None:
+        room = asyncio.Semaphore(limit)
+        assert await asyncio.gather(*(one(room, number) for number in range(COUNT))) == [*range(COUNT)]
+
+    asyncio.run(all_of_them())
+
+
+def _group(limit: int) -> None:
+    async def all_of_them() -> None:
+        async with ExecutionState().parallel(max_workers=limit) as group:
+            for number in range(COUNT):
+                group.add(_nothing_awaited(number))
+            assert [one.result for one in await group.gather()] == [*range(COUNT)]
+
+    asyncio.run(all_of_them())
