@@ -1,4 +1,4 @@
-"""RunnerConfig: how runners of this process work. Every setting is declared here once."""
+"""RunnerConfig: how runners of this process work. What the command line calls a setting too comes from `declared`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, StrictInt, Va
 from necrocode.agent_runner.argv import split
 from necrocode.agent_runner.mistakes import mistakes
 from necrocode.agent_runner.strategy import OnConflict
+from necrocode.declared import FIELDS
 from necrocode.errors import ConfigError
 from necrocode.retry import Policy
 
@@ -77,6 +78,14 @@ def _agent(value: Any) -> Any:
     return split(value)
 
 
+def _declared(field: str) -> Any:
+    """A field as the one declaration of all settings has it."""
+    one = FIELDS[field]
+    bounds: dict[str, Any] = {} if one.least is None else {"gt" if one.above else "ge": one.least}
+    finite: dict[str, Any] = {"allow_inf_nan": False} if one.kind is float else {}
+    return Field(default=one.program, description=one.described, **bounds, **finite)
+
+
 def _is_argv(value: object) -> bool:
     return isinstance(value, list | tuple) and all(isinstance(part, str) for part in value)
 
@@ -89,22 +98,22 @@ class RunnerConfig(_Settings):
     ImplementationResult, or the path of a playbook. Durations are in seconds."""
 
     execution_mode: ExecutionMode = ExecutionMode.LOCAL_PROCESS
-    agent: Annotated[Any, PlainValidator(_agent)] = None
+    agent: Annotated[Any, PlainValidator(_agent)] = _declared("agent")
     default_playbook_path: Path | None = None
 
-    default_timeout_seconds: Seconds = 1800.0
+    default_timeout_seconds: float = _declared("default_timeout_seconds")
     """For tasks that set none."""
     silent_timeout_seconds: Seconds | None = None
     """An agent without any output for so long is ended."""
-    grace_seconds: float = Field(default=10.0, ge=0, allow_inf_nan=False)
+    grace_seconds: float = _declared("grace_seconds")
     """Between asking a process to end and ending it."""
 
     max_parallel_runners: StrictInt | None = Field(default=None, ge=1)
     """A hard limit over all processes of the machine; setting it makes the orchestrator use a coordinator."""
-    coordination_dir: Path | None = None
-    heartbeat_timeout_seconds: Seconds = 300.0
+    coordination_dir: Path | None = _declared("coordination_dir")
+    heartbeat_timeout_seconds: float = _declared("heartbeat_timeout_seconds")
     heartbeat_interval_seconds: Seconds = 5.0
-    capacity_timeout_seconds: float | None = Field(default=3600.0, ge=0, allow_inf_nan=False)
+    capacity_timeout_seconds: float | None = _declared("capacity_timeout_seconds")
     """How long to wait for a slot (None: for ever)."""
     on_conflict: OnConflict = "refuse"
     degrade: bool = False
@@ -114,7 +123,7 @@ class RunnerConfig(_Settings):
     """Where to make work trees for tasks without a slot_path (None: the current directory)."""
     base_branch: str | None = None
     """What new branches start from (None: what is checked out)."""
-    keep_workspace: bool = False
+    keep_workspace: bool = _declared("keep_workspace")
     push: bool = False
     remote: str = "origin"
     git_retry_config: RetryConfig = Field(default_factory=RetryConfig)
@@ -167,6 +176,21 @@ class RunnerConfig(_Settings):
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> RunnerConfig:
         return cls(**data)
+
+    @classmethod
+    def load(cls, where: Path | str | None = None, /, **said: Any) -> RunnerConfig:
+        """What the NECROCODE_* variables and the configuration files that hold in `where` (None: here) say of a
+        runner, as for the command line, under what is given here by name, which counts most. Raises ConfigError."""
+        from necrocode import settings
+        from necrocode.launch import presets
+
+        found = settings.resolve(Path(where) if where is not None else Path.cwd())
+        told = {
+            field: found.values[one.key] for field, one in FIELDS.items() if found.origins[one.key] != settings.DEFAULT
+        }
+        if "agent" in told:
+            told["agent"] = presets().get(told["agent"], told["agent"])
+        return cls(**{**told, **said})
 
     def validate(self) -> None:  # type: ignore[override]
         """Raises ConfigError. What is here was checked when it was set; this looks at what the disk knows."""

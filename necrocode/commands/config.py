@@ -50,7 +50,7 @@ def _show(door: Door, show_origin: bool, *, only_host: bool = False) -> None:
     snapshot = door.ledger().snapshot() if door.existing() else None
     limit, quotas = (snapshot.limit, snapshot.quotas) if snapshot else (None, {})
     found = settings.resolve(Path.cwd(), {"state_dir": door.state_dir})
-    values = found.settings.model_dump() | {"state_dir": str(door.root)}
+    values = {**found.values, "state_dir": str(door.root)}
     if door.as_json:
         facts = {"state_dir": str(door.root), "limit": limit, "quotas": quotas}
         return door.emit({**facts, "settings": values, "origins": found.origins})
@@ -67,6 +67,7 @@ def _show(door: Door, show_origin: bool, *, only_host: bool = False) -> None:
 
 def _show_one(door: Door, key: str) -> None:
     from necrocode import settings
+    from necrocode.declared import known
 
     found = settings.resolve(Path.cwd(), {"state_dir": door.state_dir})
     if key == "limit":
@@ -74,7 +75,7 @@ def _show_one(door: Door, key: str) -> None:
     elif key == "state_dir":
         value = str(door.root)
     else:
-        value = settings.value(found, key)
+        value = found.values[known(key).key]
     if door.as_json:
         return door.emit({key: value})
     return door.show(_text(value))
@@ -101,9 +102,10 @@ def _change(door: Door, words: tuple[str, ...], user: bool) -> None:
 def _set(door: Door, key: str, value: str, user: bool) -> None:
     """In the file, whose other lines stay as they are."""
     from necrocode import configured, settings
+    from necrocode.declared import known
 
     try:
-        settings.known(key)
+        known(key)
     except ConfigError as error:
         raise ConfigError(f"{key!r} cannot be set: {error}", hint=error.hint) from None
     line = None if value == "none" and key != "workspace_mode" else settings.line(key, value)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from necrocode import names as known
 from necrocode.door import Door, verb
 from necrocode.errors import ConfigError
 from necrocode.screen import clean, styled
@@ -27,8 +28,10 @@ _STYLES = {
 @verb("events")
 @click.option("-f", "--follow", is_flag=True, help="Go on as things happen, until Ctrl-C.")
 @click.option("--since", metavar="10m|TIME", help="From so long ago, or from then (with -f: default now).")
-@click.option("--run", "run_id", metavar="RUN", help="Only of this run.")
-@click.option("--task", "task_id", metavar="TASK", help="Only of this task; RUN/TASK for that of one run.")
+@click.option("--run", "run_id", metavar="RUN", type=known.RUN, help="Only of this run.")
+@click.option(
+    "--task", "task_id", metavar="TASK", type=known.TASK, help="Only of this task; RUN/TASK for that of one run."
+)
 @click.option(
     "--kind", "kinds", multiple=True, metavar="KIND", help="Only these: lease, or lease.granted (repeatable)."
 )

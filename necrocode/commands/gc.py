@@ -58,7 +58,8 @@ def command(door: Door, yes: bool, force: bool, older: float | None) -> int:
 def _retention() -> float:
     from necrocode import settings
 
-    return settings.resolve(Path.cwd()).settings.retention_days * 86400
+    days: float = settings.resolve(Path.cwd()).values["retention_days"]
+    return days * 86400
 
 
 def _survey(door: Door, older: float, force: bool) -> list[Thing]:

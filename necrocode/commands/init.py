@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -83,19 +82,15 @@ def command(door: Door, directory: str | None) -> None:
 
 def configuration() -> str:
     """A necrocode.toml in which every setting is explained and none is said."""
-    from necrocode.settings import Settings, flags, variable
+    from necrocode.declared import SETTINGS
+    from necrocode.settings import literal
 
     parts = [_HEAD]
-    for name, field in Settings.model_fields.items():
-        value = _EXAMPLES.get(name) if field.default in (None, "") else field.default
-        parts.append(
-            f"# {field.description}\n# ({', '.join(flags(name))}; {variable(name)})\n# {name} = {_toml(value)}\n"
-        )
+    for key, one in SETTINGS.items():
+        value = _EXAMPLES.get(key) if one.default in (None, "") else one.default
+        flags = ", ".join(one.options)
+        parts.append(f"# {one.described}\n# ({flags}; {one.variable})\n# {key} = {literal(value)}\n")
     return "\n".join(parts)
-
-
-def _toml(value: Any) -> str:
-    return json.dumps(value) if isinstance(value, (str, bool)) else f"{value:g}"
 
 
 def _write(path: Path, text: str) -> bool:

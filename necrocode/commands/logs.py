@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from necrocode import names as known
 from necrocode.door import Door, plain, verb
 from necrocode.errors import ConfigError
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @verb("logs")
-@click.argument("name", metavar="TASK")
+@click.argument("name", metavar="TASK", type=known.TASK)
 @click.option("-f", "--follow", is_flag=True, help="Go on until the attempt ends.")
 @click.option("--stderr", "stderr_only", is_flag=True, help="Only what was written to stderr.")
 @click.option("--attempt", type=click.IntRange(1), metavar="N", help="That attempt (default: the last one).")

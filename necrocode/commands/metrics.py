@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import click
 
+from necrocode import names as known
 from necrocode.door import Door, verb
 from necrocode.errors import ConfigError
 
 
 @verb("metrics")
-@click.option("--run", "run_id", metavar="RUN", help="Only of this run ('last': the newest).")
+@click.option("--run", "run_id", metavar="RUN", type=known.RUN, help="Only of this run ('last': the newest).")
 @click.option("--since", metavar="10m|TIME", help="Only what happened so long ago or later.")
 @click.option("--prometheus", is_flag=True, help="In the text format of Prometheus (needs necrocode[metrics]).")
 def command(door: Door, run_id: str | None, since: str | None, prometheus: bool) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from necrocode import names as known
 from necrocode.door import Door, verb
 from necrocode.errors import ConfigError
 from necrocode.screen import clean
@@ -18,7 +19,7 @@ _GRACE = 5.0
 
 
 @verb("release")
-@click.argument("names", nargs=-1, metavar="ID...")
+@click.argument("names", nargs=-1, metavar="ID...", type=known.RUNNER)
 @click.option("--pid", type=click.IntRange(1), metavar="PID", help="All that is held for this process.")
 def command(door: Door, names: tuple[str, ...], pid: int | None) -> int:
     """End the claims ID, or all of process PID, and wait until they are free.

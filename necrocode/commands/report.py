@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from necrocode import names as known
 from necrocode.door import Door, verb
 from necrocode.errors import ConfigError
 
@@ -14,7 +15,7 @@ _FILE = click.Path(dir_okay=False)
 
 
 @verb("report")
-@click.argument("run_id", default="last", metavar="[RUN]")
+@click.argument("run_id", default="last", metavar="[RUN]", type=known.RUN)
 @click.option("--html", "page", type=_FILE, metavar="FILE", help="One page with everything in it (necrocode[report]).")
 @click.option("--trace", type=_FILE, metavar="FILE", help="A trace for ui.perfetto.dev or chrome://tracing.")
 @click.option("--junit", type=_FILE, metavar="FILE", help="JUnit's XML, for CI.")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from necrocode import names as known
 from necrocode.commands.run import follow
 from necrocode.door import Door, verb
 from necrocode.errors import ConfigError, Refused
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
 
 
 @verb("retry")
-@click.argument("run_id", metavar="RUN")
-@click.argument("tasks", nargs=-1, metavar="[TASK...]")
+@click.argument("run_id", metavar="RUN", type=known.RUN)
+@click.argument("tasks", nargs=-1, metavar="[TASK...]", type=known.TASK)
 @click.option("-n", "--jobs", type=click.IntRange(1), help="Tasks at once (default: as the run had).")
 @click.option("-q", "--quiet", is_flag=True, help="No progress, only the end.")
 def command(door: Door, run_id: str, tasks: tuple[str, ...], jobs: int | None, quiet: bool) -> int:

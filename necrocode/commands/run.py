@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from necrocode import names as known
+from necrocode import options as flags
 from necrocode import settings
 from necrocode.door import Door, verb
 from necrocode.errors import ConfigError, StateUnusable
@@ -25,11 +27,13 @@ if TYPE_CHECKING:
 
 @verb("run")
 @click.argument("file", required=False, type=click.Path())
-@settings.options
+@flags.of_a_run
 @click.option("--dry-run", is_flag=True, help="Print the plan, with order and conflicts, and touch nothing.")
 @click.option("--only", multiple=True, metavar="ID", help="Only this task (may be repeated); others count as done.")
 @click.option("--failed", is_flag=True, help="Take the file's last run up again, and try its failed tasks once more.")
-@click.option("--resume", metavar="RUN", help="Take a run up again ('last': the newest). Nothing done is repeated.")
+@click.option(
+    "--resume", metavar="RUN", type=known.RUN, help="Take a run up again ('last': the newest). Nothing is repeated."
+)
 @click.option("--base", default="", metavar="REV", help="What tasks start from (default: the branch you are on).")
 @click.option("-q", "--quiet", is_flag=True, help="No progress, only the end.")
 def command(door: Door, /, **options: Any) -> int:
@@ -85,7 +89,7 @@ def _draft(options: dict[str, Any]) -> Draft:
     wishes = Wishes(
         jobs=found.now("jobs"), only=options["only"], timeout=found.now("timeout"), agent=found.now("agent") or "",
         mode=found.now("workspace_mode"), base=options["base"], retries=found.now("retries"),
-        directory=found.settings.workspaces, **{name: getattr(found.settings, name) for name in kept},
+        directory=found.values["workspaces"], **{key: found.values[key] for key in kept},
     )  # fmt: skip
     return draft(read_tasks(options["file"], found.base), wishes, Path.cwd())
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from necrocode import names as known
 from necrocode.door import Door, verb
 from necrocode.errors import ConfigError
 from necrocode.screen import clean, duration
@@ -21,7 +22,7 @@ _WORDS = {
 
 
 @verb("stop")
-@click.argument("names", nargs=-1, metavar="TASK|RUNNER|RUN...")
+@click.argument("names", nargs=-1, metavar="TASK|RUNNER|RUN...", type=known.ANY)
 @click.option("--all", "everything", is_flag=True, help="All runs, runners and waiters of this state directory.")
 @click.option("--grace", type=click.FloatRange(0), default=10.0, metavar="SECONDS", help="Between asking and SIGKILL.")
 def command(door: Door, names: tuple[str, ...], everything: bool, grace: float) -> int:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from necrocode import names as known
 from necrocode.door import Door, verb
 from necrocode.errors import TaskTimeoutError
 from necrocode.screen import clean, counted, duration
@@ -20,7 +21,7 @@ _LOOK, _SELDOM = 0.1, 0.5
 
 
 @verb("wait")
-@click.argument("names", nargs=-1, required=True, metavar="RUN|TASK|RUNNER...")
+@click.argument("names", nargs=-1, required=True, metavar="RUN|TASK|RUNNER...", type=known.ANY)
 @click.option("--timeout", type=click.FloatRange(0), metavar="SECONDS", help="Wait at most so long, then end with 124.")
 @click.option("-q", "--quiet", is_flag=True, help="Only the exit code.")
 def command(door: Door, names: tuple[str, ...], timeout: float | None, quiet: bool) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from necrocode import names as known
 from necrocode.door import Door, verb
 from necrocode.errors import ConfigError
 from necrocode.screen import clean
@@ -12,7 +13,7 @@ _STORY = 12
 
 
 @verb("why")
-@click.argument("name", metavar="TASK|RUNNER")
+@click.argument("name", metavar="TASK|RUNNER", type=known.ANY)
 @click.option("--story", is_flag=True, help="All that was told of it, not just the end.")
 def command(door: Door, name: str, story: bool) -> None:
     """What TASK or RUNNER waits for, who holds that and since when; what it holds, when it runs; how it ended.

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
-from cli_call import ROOT, Cli, calls
+from cli_call import Cli, calls
 
 from necrocode import configured, settings
-from necrocode.commands.config import _text
+from necrocode.declared import FIELDS, SETTINGS, checked
 from necrocode.errors import ConfigError
 from necrocode.runs import Plan, runs
 from necrocode.statedir import StateDir
@@ -113,9 +115,11 @@ def test_workspaces_and_state_are_where_the_file_says(cli: Cli, tmp_path: Path) 
         ("retry = 3\n", "did you mean retries"),
         ("limit = 3\n", "necrocode config set limit"),
         ('jobs = "3"\n', "jobs"),
-        ("jobs = 0\n", "greater than or equal to 1"),
+        ("jobs = 0\n", "at least 1"),
         ("jobs = true\n", "jobs"),
-        ("timeout = nan\n", "timeout"),
+        ("timeout = nan\n", "timeout: it must be a number"),
+        ("timeout = 0\n", "more than 0"),
+        ("fail_fast = 1\n", "true or false"),
         ('workspace_mode = "cloud"\n', "clone"),
         ("jobs = \n", "necrocode.toml:1"),
         ("[jobs]\n", "jobs"),
@@ -176,7 +180,7 @@ def test_setting_for_oneself_writes_the_user_s_file(cli: Cli) -> None:
     ("words", "said"),
     [
         (["set", "job", "3"], "did you mean jobs"),
-        (["set", "jobs", "0"], "greater than or equal"),
+        (["set", "jobs", "0"], "at least 1"),
         (["set", "workspace_mode", "none-at-all"], "worktree"),
         (["set"], "cannot be set"),
         (["set", "quota", "api"], "cannot be set"),
@@ -216,18 +220,62 @@ def test_the_text_of_a_file_is_changed_in_one_place(before: str, line: str | Non
 # One declaration
 
 
-def test_flags_of_run_variables_and_page_are_made_of_the_fields() -> None:
+def test_flags_of_run_are_made_of_the_declaration() -> None:
     from necrocode.commands.run import command
 
-    options = {option.name: option for option in command.params if isinstance(option, click.Option)}
-    page = (ROOT / "docs" / "configuration.md").read_text()
-    for name, field in settings.Settings.model_fields.items():
-        flags = ", ".join(settings.flags(name))
-        row = f"| `{name}` | `{flags}` | `{settings.variable(name)}` | {_text(field.default)} | {field.description} |"
-        assert row in page, name
-        if name not in ("state_dir", "retention_days"):
-            assert options[name].help == field.description
-            assert set(options[name].opts) <= set(re.split(r", |/", flags))
+    made = {option.name: option for option in command.params if isinstance(option, click.Option)}
+    for key, setting in SETTINGS.items():
+        if setting.of == "run":
+            assert made[key].help == setting.described
+            assert {*made[key].opts, *made[key].secondary_opts} == set(re.split(r",|/", ",".join(setting.options)))
+
+
+def test_what_a_program_is_told_comes_from_the_same_declaration() -> None:
+    """RunnerConfig: the names, bounds and sentences of what the command line knows too."""
+    from necrocode.agent_runner import RunnerConfig
+
+    assert set(FIELDS) <= set(RunnerConfig.model_fields)
+    for field, setting in FIELDS.items():
+        made = RunnerConfig.model_fields[field]
+        assert (made.default, made.description) == (setting.program, setting.described)
+        if setting.least is not None:
+            wrong = setting.least if setting.above else setting.least - 1
+            with pytest.raises(ConfigError, match=field):
+                RunnerConfig(**{field: wrong})
+            with pytest.raises(ConfigError, match=setting.key):
+                checked({setting.key: wrong}, "a file")
+
+
+def test_a_program_may_take_what_files_and_environment_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """RunnerConfig.load: file, environment, and what is given, in the order of the command line."""
+    from necrocode.agent_runner import RunnerConfig
+
+    for setting in SETTINGS.values():
+        monkeypatch.delenv(setting.variable, raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "user"))
+    assert RunnerConfig.load(tmp_path) == RunnerConfig()
+    (tmp_path / "necrocode.toml").write_text(
+        'agent = "codex"\ngrace = 1\ntimeout = 60\nheartbeat_timeout = 20\nstate_dir = "s"\njobs = 3\n'
+    )
+    monkeypatch.setenv("NECROCODE_GRACE", "2")
+    config = RunnerConfig.load(tmp_path, heartbeat_timeout_seconds=30, max_parallel_runners=2)
+    assert (config.grace_seconds, config.default_timeout_seconds, config.heartbeat_timeout_seconds) == (2.0, 60.0, 30.0)
+    assert config.coordination_dir == tmp_path / "s" and config.max_parallel_runners == 2
+    assert config.agent[0] == "codex" and any("{prompt}" in part for part in config.agent)
+    assert config.capacity_timeout_seconds == 3600.0  # nobody said anything
+    (tmp_path / "necrocode.toml").write_text("grase = 1\n")
+    with pytest.raises(ConfigError, match="grase") as wrong:
+        RunnerConfig.load(tmp_path)
+    assert "did you mean grace" in wrong.value.hint
+
+
+@pytest.mark.parametrize("args", [["status"], ["config", "--show-origin"]])
+def test_looking_needs_no_models(cli: Cli, args: list[str]) -> None:
+    """Whoever only looks does not import what reads task files: that takes longer than the looking."""
+    code = f"import sys; from necrocode.cli import main; main({args!r}); sys.exit('pydantic' in sys.modules)"
+    environment = cli.environment()
+    ran = subprocess.run([sys.executable, "-c", code], cwd=cli.where, env=environment, capture_output=True)
+    assert ran.returncode == 0, ran.stderr
 
 
 def test_the_files_say_what_task_files_leave_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from cli_call import ROOT, Cli, calls
 
-from necrocode.settings import Settings
+from necrocode.declared import SETTINGS
 
 
 @pytest.fixture
@@ -35,10 +35,10 @@ def test_the_configuration_explains_every_setting_and_says_none(cli: Cli) -> Non
     text = (cli.where / "necrocode.toml").read_text()
     assert tomllib.loads(text) == {}
     assert cli.json("config") == before
-    for name, field in Settings.model_fields.items():
-        assert field.description in text and re.search(rf"^# {name} = ", text, re.MULTILINE)
+    for name, setting in SETTINGS.items():
+        assert setting.described in text and re.search(rf"^# {name} = ", text, re.MULTILINE)
     bare = re.sub(r"^# (\w+ = )", r"\1", text, flags=re.MULTILINE)  # every # taken away: all of it can be meant
-    assert set(tomllib.loads(bare)) == set(Settings.model_fields)
+    assert set(tomllib.loads(bare)) == set(SETTINGS)
     (cli.where / "necrocode.toml").write_text(bare)
     assert cli("config", "--show-origin").returncode == 0
 
