@@ -45,15 +45,13 @@ def append(events_dir: Path, events: Sequence[Event]) -> bool:
 def _append(path: Path, data: bytes) -> bool:
     try:
         fd = os.open(path, _FLAGS, 0o600)
+        try:
+            # One write: the kernel places it whole at the end, however many processes append at once.
+            return os.write(fd, data) == len(data)
+        finally:
+            os.close(fd)
     except OSError:
-        return False
-    try:
-        # One write: the kernel places it whole at the end, however many processes append at once.
-        return os.write(fd, data) == len(data)
-    except OSError:
-        return False
-    finally:
-        os.close(fd)
+        return False  # also when it is only told at the close that the data did not come to the disk
 
 
 def read(events_dir: Path, since: float | None = None, **filters: Any) -> Iterator[Event]:

@@ -7,7 +7,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from necrocode import process
@@ -19,21 +19,27 @@ from necrocode.statedir import UNSHARED, StateDir, flock, read, to_json, told
 
 @contextmanager
 def alone(state: StateDir, run_id: str) -> Iterator[None]:
-    """Be the launcher of this run while the body runs. Raises ResourceConflictError that names who already is."""
+    """Be the launcher of this run while the body runs. Raises ResourceConflictError that names who already is,
+    StateUnusable."""
     path = run_folder(state, run_id) / "launcher.json"
     with told(path):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | UNSHARED, state.file_mode)
     try:
-        try:
-            flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ResourceConflictError(run_id, [_holder(path)], reason="run") from None
         with told(path):
+            _lock(descriptor, path, run_id)
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, to_json({**process.identity()._asdict(), "since": time.time()}), 0)
         yield
     finally:
-        os.close(descriptor)
+        with suppress(OSError):  # whatever it answers, the lock is gone; what the body raised is to be told
+            os.close(descriptor)
+
+
+def _lock(descriptor: int, path: Path, run_id: str) -> None:
+    try:
+        flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, path)
+    except BlockingIOError:
+        raise ResourceConflictError(run_id, [_holder(path)], reason="run") from None
 
 
 def _holder(path: Path) -> Holder:
