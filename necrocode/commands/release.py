@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from necrocode.lease import RunnerInstance
     from necrocode.ledger.files import FileLedger
 
-_GRACE = 5.0
+_GRACE = 2.0
 
 
 @verb("release")
