@@ -21,6 +21,13 @@ def of_a_run(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
+def _agents(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """The agents that are known by name."""
+    from necrocode.launch import presets
+
+    return [name for name in presets() if name.startswith(incomplete)]
+
+
 def _typed(setting: Setting) -> dict[str, Any]:
     """What click has to know of a setting's kind."""
     if setting.kind is bool:
@@ -29,5 +36,7 @@ def _typed(setting: Setting) -> dict[str, Any]:
         return {"type": click.Choice(setting.choices)}
     if setting.kind is int:
         return {"type": click.IntRange(None if setting.least is None else int(setting.least)), "metavar": "N"}
+    if setting.key == "agent":
+        return {"metavar": "TEXT", "shell_complete": _agents}
     kind = click.FloatRange(setting.least, min_open=setting.above) if setting.kind is float else str
     return {"type": kind, "metavar": _METAVARS[setting.kind]}

@@ -16,8 +16,28 @@ _HINT = "necrocode config set limit 4 (or none); necrocode config set quota spec
 _EMPTY = "necrocode configuration; `necrocode config --show-origin` says what holds, and why"
 
 
+def _offered(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """The words that may come next: `set`, keys, and where there are only some, values."""
+    from necrocode.declared import SETTINGS
+
+    known: tuple[str, ...] = ()
+    match ctx.params.get("words") or ():
+        case ():
+            known = ("set", "limit", *SETTINGS)
+        case ("set",):
+            known = ("limit", "quota", *SETTINGS)
+        case ("set", key) if key in SETTINGS:
+            known = SETTINGS[key].choices or (("true", "false") if SETTINGS[key].kind is bool else ())
+    return [word for word in known if word.startswith(incomplete)]
+
+
 @verb("config")
-@click.argument("words", nargs=-1, metavar="[KEY] [set KEY VALUE|none] [set limit N|none] [set quota NAME N|none]")
+@click.argument(
+    "words",
+    nargs=-1,
+    shell_complete=_offered,
+    metavar="[KEY] [set KEY VALUE|none] [set limit N|none] [set quota NAME N|none]",
+)
 @click.option("--show-origin", is_flag=True, help="Say who said each: a file, the environment, or the default.")
 @click.option("--user", is_flag=True, help="Change your own file, instead of necrocode.toml in this repository.")
 def command(door: Door, words: tuple[str, ...], show_origin: bool, user: bool) -> None:
