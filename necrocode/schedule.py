@@ -20,9 +20,9 @@ from necrocode.life import ACTIVE, ENDED_AS, MOVES, Alarms, Entry, GiveUp, Inval
 from necrocode.outcome import Status
 from necrocode.turns import Behind, Turns
 
-__all__ = ["MOVES", "Behind", "Entry", "GiveUp", "InvalidMove", "Order", "Schedule", "Standing", "Start", "Stop"]
+__all__ = ["MOVES", "Behind", "Entry", "GiveUp", "Instruction", "InvalidMove", "Schedule", "Standing", "Start", "Stop"]
 
-Order = Start | Stop | GiveUp | Behind
+Instruction = Start | Stop | GiveUp | Behind
 
 
 class Schedule:
@@ -51,7 +51,7 @@ class Schedule:
         self._dependencies = Dependencies()
         self._unchecked: dict[str, None] = {}
         self._delays, self._deadlines = Alarms(), Alarms()
-        self._orders: list[Order] = []
+        self._orders: list[Instruction] = []
         self._told: set[tuple[str, str]] = set()
         self._counts = dict.fromkeys(Status, 0)
         self._stages = {"": 0, "starting": 0, "working": 0, "blocked": 0}
@@ -178,7 +178,7 @@ class Schedule:
             if life.status is Status.RUNNING:
                 self._stop(life, Status.CANCELLED, reason, now)
 
-    def orders(self, now: float) -> list[Order]:
+    def orders(self, now: float) -> list[Instruction]:
         """What is to be done now, in this order; each order is given once."""
         if self._drained_for is not None and self._counts[Status.WAITING]:
             self.cancel_waiting(now, self._drained_for)

@@ -16,7 +16,7 @@ from necrocode.event import Event
 from necrocode.futures.slots import Held, Slots
 from necrocode.futures.workload import Call, Caught, PoolClosed, Work, Workers, attempt, timeout_of, told
 from necrocode.outcome import Status
-from necrocode.schedule import GiveUp, Order, Schedule, Start, Stop
+from necrocode.schedule import GiveUp, Instruction, Schedule, Start, Stop
 
 _T = TypeVar("_T")
 _BATCH = 256
@@ -205,7 +205,7 @@ class Engine:
         for task_id in list(self._works):
             self._schedule.cancel(task_id, clock.monotonic(), reason)
 
-    def _obey(self, order: Order) -> None:
+    def _obey(self, order: Instruction) -> None:
         if isinstance(order, Start):
             self._start(order)
         elif isinstance(order, Stop):
