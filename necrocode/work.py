@@ -70,7 +70,7 @@ def worker_for(task: Task, agent: Argv = (), result_mark: str = "") -> Worker:
     if task.command:
         return lambda place: run_command(place, task.command)
     if task.playbook:
-        return lambda place: run_playbook(place, task.playbook, fill=True)
+        return lambda place: run_playbook(place, task.playbook)
     if agent:
         return lambda place: run_command(_told_by(place, result_mark), filled(agent, place))
     raise ConfigError(
@@ -182,21 +182,25 @@ def _words(argv: Argv, ended: process.Ended) -> str:
 
 
 def run_playbook(
-    place: Place, steps: Sequence[Step], facts: Mapping[str, object] | None = None, *, fill: bool = False
+    place: Place,
+    steps: Sequence[Step],
+    facts: Mapping[str, object] | None = None,
+    *,
+    names: Mapping[str, object] | None = None,
 ) -> Work:
     """The steps in order. One whose condition is false is passed over; one that fails is tried again as often as it
     says, and then ends the playbook unless it may fail. When the time of the whole is over, so is the playbook.
 
-    Conditions know the environment, the task's `prompt`, `title`, `branch`, `task_id` and `workspace`, and `facts`;
-    with `fill`, every `${name}` in a command is one of them too. Raises PlaybookExecutionError for text that cannot
-    be understood."""
+    Conditions know the environment, the task's `prompt`, `title`, `branch`, `task_id` and `workspace`, and `facts`.
+    Each `${name}` in the command of a step that is carried out is one of them too, or, when `names` are given, one
+    of those. Raises PlaybookExecutionError for text that cannot be understood."""
     variables = {**place.env, **_known(place), **(facts or {})}
     conditions = Conditions(variables)
     used: dict[str, float] = {}
     for number, step in enumerate(steps, 1):
         if step.condition is not None and not conditions.hold(step.condition):
             continue
-        argv = tuple(substituted(part, variables) for part in step.command) if fill else step.command
+        argv = tuple(substituted(part, variables if names is None else names) for part in step.command)
         work = _tried(place, step._replace(command=argv), number)
         used = _added(used, work.usage)
         over = place.deadline is not None and time.monotonic() >= place.deadline

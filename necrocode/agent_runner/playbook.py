@@ -15,7 +15,6 @@ from necrocode.agent_runner.argv import split
 from necrocode.agent_runner.mistakes import mistakes
 from necrocode.errors import ConfigError, PlaybookExecutionError
 from necrocode.git import StrPath
-from necrocode.playbook import substituted
 from necrocode.task import Step, Task
 from necrocode.taskfile import FORMATS
 from necrocode.tasktext import decoded
@@ -51,9 +50,9 @@ class PlaybookStep(_Part):
         split(command)
         return command
 
-    def step(self, variables: Mapping[str, Any]) -> Step:
-        """With every `${name}` replaced, each inside its own argument. Raises PlaybookExecutionError."""
-        argv = tuple(substituted(part, variables) for part in split(self.command))
+    def step(self) -> Step:
+        """The same as the engine has it."""
+        argv = tuple(split(self.command))
         return Step(self.name, argv, self.condition, self.fail_fast, self.timeout_seconds, self.retry_count)
 
 
@@ -114,7 +113,7 @@ class PlaybookEngine:
     def run(self, playbook: Playbook, place: Place, context: Mapping[str, Any]) -> Work:
         """The same within an attempt: its terms hold, its folder gets the logs, failure is an answer."""
         variables = {**context, "workspace": str(place.workspace.path)}
-        return run_playbook(place, [step.step(variables) for step in playbook.steps], variables)
+        return run_playbook(place, [step.step() for step in playbook.steps], variables, names=variables)
 
 
 def _step_of(error: str) -> str:

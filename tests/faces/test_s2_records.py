@@ -319,3 +319,13 @@ def test_a_variable_that_is_not_set(tmp_path):
     book = Playbook(name="b", steps=[PlaybookStep(name="s", command="echo ${nothing}")])
     with pytest.raises(PlaybookExecutionError, match="nothing"):
         PlaybookEngine().execute_playbook(book, {}, tmp_path)
+
+
+def test_a_step_that_is_passed_over_needs_no_variables(tmp_path):
+    """What a condition asks for need not be there when the answer is no."""
+    optional = PlaybookStep(name="optional", command="touch ${report}", condition="report")
+    book = Playbook(name="b", steps=[optional, PlaybookStep(name="s", command="touch ran")])
+    PlaybookEngine().execute_playbook(book, {}, tmp_path)
+    assert (tmp_path / "ran").exists() and len(list(tmp_path.iterdir())) == 1
+    PlaybookEngine().execute_playbook(book, {"report": "told"}, tmp_path)
+    assert (tmp_path / "told").exists()
