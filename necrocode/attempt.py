@@ -70,7 +70,8 @@ class Attempt:
         self._commit: str | None = None
         self._sampler = process.Sampler(mark(ledger.state.root, order.runner_id))
         self._events: list[Event] = []
-        self._scratch = scratch.place_of(self._folder)
+        own = order.alone
+        self._scratch = scratch.place_of_process(process.identity()) if own else scratch.place_of(self._folder)
 
     def run(self) -> Outcome:
         try:
@@ -86,7 +87,7 @@ class Attempt:
             return self._hold(self._lease)
         finally:
             self._flush()
-            scratch.remove(self._folder)
+            (scratch.empty if self.order.alone else scratch.remove)(self._scratch)
             with suppress(LeaseLost):
                 self.ledger.release(self._lease)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from necrocode.hand import Hand
+from necrocode.nursery import Nursery
 from necrocode.order import taken_by
 from necrocode.process.who import send
 from necrocode.statedir import StateDir
@@ -34,7 +35,7 @@ class Crew:
 
     def __init__(self, state: StateDir, log: Path) -> None:
         self.running: dict[str, Running] = {}
-        self._state, self._log = state, log
+        self._nursery = Nursery(state, log)
         self._tasks: dict[Path, str] = {}
         self._hands: list[Hand] = []
         self._selector = selectors.DefaultSelector()
@@ -61,6 +62,7 @@ class Crew:
             hand.dismiss()
         for hand in self._hands:
             hand.close(patience)
+        self._nursery.close(patience)
 
     def wake(self) -> None:
         """End the sleep of `listen`. Safe to call from a signal handler, at any time."""
@@ -82,7 +84,7 @@ class Crew:
     def _given(self, folder: Path) -> Hand:
         hand = next((hand for hand in self._hands if hand.idle), None)
         if hand is None:
-            hand = Hand(self._state, self._log)
+            hand = Hand(self._nursery)
             self._hands.append(hand)
             self._selector.register(hand.output, selectors.EVENT_READ, hand)
         hand.carry(folder)

@@ -241,7 +241,8 @@ class Fleet:
                 # It was told to end before it could begin: another can carry the very same attempt.
                 return self._crew.begin(task_id, running.folder, running.runner_id)
             process.end_tree(mark(self._state.root, running.runner_id), grace=self.plan.grace)
-            scratch.remove(running.folder)
+            for path in scratch.remains(running.folder, taken_by(running.folder)):
+                scratch.remove(path)
             self._write_end(task_id, running)
             self._ledger.sweep()
         return self._conclude(task_id)

@@ -4,60 +4,47 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
-import site
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from necrocode.statedir import StateDir, told
+from necrocode.clock import monotonic
+from necrocode.nursery import Nursery
+from necrocode.process.who import send
 
 ENDS = ("done", "broken", "refused", "unusable")
 """The last words of a runner about an attempt."""
-_left: list[subprocess.Popen[bytes]] = []
-"""Runners that went on without us; kept, so that nobody complains of children that were forgotten."""
 
 
 class Hand:
     """A runner process: folders of attempts go in, lines about them come out. It survives us.
 
-    `idle`: it may be given an attempt. `gone`: it has said its last. `proven`: it has said anything at all."""
+    `idle`: it may be given an attempt. `gone`: it has said its last. `proven`: it has said anything at all of an
+    attempt."""
 
-    def __init__(self, state: StateDir, log: Path) -> None:
-        argv, where = _command(str(state.root))
-        with told(log), log.open("ab") as errors:
-            self._process = subprocess.Popen(
-                argv, cwd=where, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
-                start_new_session=True, bufsize=0,
-            )  # fmt: skip
+    def __init__(self, nursery: Nursery) -> None:
+        self._input, self.output = nursery.bear()
         self._rest = b""
+        self._who: tuple[int, int] | None = None
+        self._unsent: list[signal.Signals] = []
         self.idle = True
         self.gone = self.proven = False
 
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    @property
-    def output(self) -> int:
-        assert self._process.stdout is not None
-        return self._process.stdout.fileno()
-
     def carry(self, folder: Path) -> None:
         """Hand over an attempt. A runner that is no more is noticed when its output ends."""
-        assert self._process.stdin is not None
         self.idle = False
-        with suppress(BrokenPipeError):
-            self._process.stdin.write(json.dumps(str(folder)).encode() + b"\n")
+        self._write(json.dumps(str(folder)).encode() + b"\n")
 
     def go_on(self) -> None:
         """Let an attempt begin its work that had to wait for strangers."""
-        assert self._process.stdin is not None
+        self._write(b"true\n")
+
+    def _write(self, line: bytes) -> None:
         with suppress(BrokenPipeError):
-            self._process.stdin.write(b"true\n")
+            os.write(self._input, line)
 
     def heard(self) -> Iterator[dict[str, Any]]:
         """What it said since we last listened; `gone` is set when it will say no more."""
@@ -66,37 +53,37 @@ class Hand:
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
             said = json.loads(line)
+            if said["said"] == "born":
+                self._born(said["pid"], said["ticks"])
+                continue
             self.proven = True
             self.idle = said["said"] in ENDS and "leaving" not in said
             yield said
 
+    def _born(self, pid: int, ticks: int) -> None:
+        self._who = pid, ticks
+        while self._unsent:
+            send(pid, ticks, self._unsent.pop(0))
+
     def stop(self) -> None:
         """Ask it to end what it carries, and then itself."""
         self.idle = False
-        with suppress(ProcessLookupError):
-            self._process.send_signal(signal.SIGTERM)
+        if self._who:
+            send(*self._who, signal.SIGTERM)
+        else:
+            self._unsent.append(signal.SIGTERM)  # it has not told us yet who it is
 
     def dismiss(self) -> None:
         """No more attempts: an idle runner ends, a busy one ends after its attempt."""
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.close()
-        self._process.stdout.close()
+        if self._input >= 0:
+            os.close(self._input)
+            self._input = -1
 
-    def close(self, patience: float | None = None) -> None:
-        """Let the system forget it once it has ended, which is waited for at most `patience` seconds."""
+    def close(self, patience: float = 0.0) -> None:
+        """Dismiss it, and hear its last words for at most `patience` seconds, until it has ended."""
         self.dismiss()
-        try:
-            self._process.wait(patience)
-        except subprocess.TimeoutExpired:
-            _left.append(self._process)
-
-
-def _command(root: str) -> tuple[list[str], str | None]:
-    """How a runner is started, and in which directory: with this very package, and with nothing that lies in the
-    current directory in front of the standard library."""
-    home = str(Path(__file__).resolve().parent.parent)
-    known = [*site.getsitepackages(), site.getusersitepackages(), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-    argv = ["-m", "necrocode.runner", root]
-    if home in map(os.path.realpath, filter(None, known)):
-        return [sys.executable, "-P", *argv], None
-    return [sys.executable, *argv], home
+        poll, until = select.poll(), monotonic() + patience
+        poll.register(self.output, select.POLLIN)
+        while not self.gone and poll.poll(max(0.0, until - monotonic()) * 1000):
+            self.gone = not os.read(self.output, 1 << 16)
+        os.close(self.output)

@@ -1,14 +1,23 @@
-"""The heartbeat: a thread that renews one lease, and tells when it is lost."""
+"""The heartbeat: a thread that renews one lease, and tells when it is lost.
+
+Most leases are given back before their first beat is due. Until then they rest: one thread of the process waits for
+all of them, and begins the beating of those whose time has come.
+"""
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
+from time import monotonic
 from types import TracebackType
 
 from necrocode.errors import LeaseLost, NecrocodeError
 from necrocode.lease import Lease
 from necrocode.ledger.operations import Operations
+
+_AGAIN = 1.0
+"""Seconds until the next attempt at a thread that could not be started."""
 
 
 class Heartbeat:
@@ -29,11 +38,11 @@ class Heartbeat:
         self._ledger, self._lease, self._interval = ledger, lease, interval
         self._on_lost, self._on_beat = on_lost, on_beat
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name=f"heartbeat-{lease.runner_id}", daemon=True)
+        self._thread: threading.Thread | None = None
         self.lost: LeaseLost | None = None
 
     def __enter__(self) -> Heartbeat:
-        self._thread.start()
+        _resting.add(self, monotonic() + self._interval)
         return self
 
     def __exit__(
@@ -44,7 +53,8 @@ class Heartbeat:
     def stop(self) -> None:
         """No more beats after this returns."""
         self._over.set()
-        if self._thread.is_alive() and self._thread is not threading.current_thread():
+        _resting.drop(self)
+        if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
 
     def check(self) -> None:
@@ -52,8 +62,15 @@ class Heartbeat:
         if self.lost:
             raise self.lost
 
+    def begin(self) -> None:
+        """The first beat is due, and a thread of its own begins; called by the one that waits for it."""
+        self._thread = threading.Thread(target=self._beat, name=f"heartbeat-{self._lease.runner_id}", daemon=True)
+        self._thread.start()
+
     def _beat(self) -> None:
-        while not self._over.wait(self._interval):
+        pause = 0.0
+        while not self._over.wait(pause):
+            pause = self._interval
             try:
                 self._ledger.renew(self._lease)
             except LeaseLost as lost:
@@ -66,3 +83,55 @@ class Heartbeat:
                 continue
             if self._on_beat:
                 self._on_beat()
+
+
+class _Resting:
+    """The heartbeats whose first beat is not due yet, and the thread that waits for them; it ends when there are
+    none."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._due: dict[Heartbeat, float] = {}
+        self._wakes = float("inf")
+        self._watched = False
+
+    def add(self, heartbeat: Heartbeat, due: float) -> None:
+        with self._changed:
+            self._due[heartbeat] = due
+            if not self._watched:
+                self._watched, self._wakes = True, due
+                threading.Thread(target=self._watch, name="heartbeats", daemon=True).start()
+            elif due < self._wakes:
+                self._changed.notify()
+
+    def drop(self, heartbeat: Heartbeat) -> None:
+        with self._changed:
+            self._due.pop(heartbeat, None)
+
+    def _watch(self) -> None:
+        with self._changed:
+            while self._due:
+                self._wakes = min(self._due.values())
+                self._changed.wait(max(0.0, self._wakes - monotonic()))
+                for heartbeat in [one for one, due in self._due.items() if due <= monotonic()]:
+                    self._begin(heartbeat)
+            self._watched = False
+
+    def _begin(self, heartbeat: Heartbeat) -> None:
+        try:
+            heartbeat.begin()
+            del self._due[heartbeat]
+        except RuntimeError:  # no thread can be started now
+            self._due[heartbeat] = monotonic() + _AGAIN
+
+
+_resting = _Resting()
+
+
+def _forked() -> None:
+    """In a forked child: its parent's leases are its parent's, and so is the thread that waited."""
+    global _resting
+    _resting = _Resting()
+
+
+os.register_at_fork(after_in_child=_forked)

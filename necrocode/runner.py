@@ -8,17 +8,20 @@ SIGTERM ends the attempt under way and then the runner.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import Any, NoReturn
 
-from necrocode import process
+from necrocode import process, scratch
 from necrocode.attempt import carry
 from necrocode.errors import LeaseLost, NecrocodeError, StateUnusable
 from necrocode.ledger.files import FileLedger
@@ -40,15 +43,19 @@ class Process:
         self._stop: process.Stop | None = None
         self._waiting = self._leaving = False
 
-    def serve(self, lines: Iterator[str]) -> None:
+    def serve(self, lines: Iterator[str], *, introduced: bool = True) -> None:
+        """Carry what comes. Without being `introduced` to the launcher by whoever started us, first say who we are."""
         self._lines = lines
         signal.signal(signal.SIGTERM, self._on_term)
         # The terminal's Ctrl-C is the launcher's business. Not SIG_IGN, which every agent would inherit.
         signal.signal(signal.SIGINT, lambda number, frame: None)
+        if not introduced:
+            self._tell({"said": "born", "pid": os.getpid(), "ticks": process.identity().start_ticks})
         for line in lines:
             self._serve_one(Path(json.loads(line)))
             if self._leaving:
-                return
+                break
+        scratch.remove(scratch.place_of_process(process.identity()))
 
     def _serve_one(self, folder: Path) -> None:
         self._stop = process.Stop()
@@ -100,6 +107,7 @@ class Process:
     def _on_term(self, number: int, frame: FrameType | None) -> None:
         self._leaving = True
         if self._stop is None:
+            scratch.remove(scratch.place_of_process(process.identity()))
             os._exit(0)  # nothing is under way; what may have been handed over just now, another will carry
         self._stop.set()
         if self._waiting:
@@ -107,8 +115,11 @@ class Process:
             raise _Interrupted
 
     def _say(self, folder: Path, what: str, **facts: str) -> None:
+        self._tell({"folder": str(folder), "said": what, **facts})
+
+    def _tell(self, words: dict[str, Any]) -> None:
         # Whoever launched us may be gone; the result is on the disk all the same.
-        line = json.dumps({"folder": str(folder), "said": what, **facts}).encode() + b"\n"
+        line = json.dumps(words).encode() + b"\n"
         with suppress(BrokenPipeError):
             while line:
                 line = line[os.write(self._output, line) :]
@@ -118,11 +129,54 @@ def main() -> None:
     # Nothing else that is printed here may get between the lines for the launcher.
     output = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    if sys.argv[2:] == ["--nursery"]:
+        _bear(sys.argv[1], socket.socket(fileno=os.dup(0)))
+    else:
+        _serve(sys.argv[1], output)
+    os._exit(0)
+
+
+def _serve(root: str, output: int, *, introduced: bool = True) -> None:
     try:
-        Process(sys.argv[1], output).serve(iter(sys.stdin.readline, ""))
+        Process(root, output).serve(iter(os.fdopen(0, closefd=False).readline, ""), introduced=introduced)
     except StateUnusable as error:
         sys.exit(f"necrocode: {error}")
     sys.stderr.flush()
+
+
+def _bear(root: str, requests: socket.socket) -> None:
+    """Fork a runner for each pair of pipes that is sent to us, and stay until the last of them has ended."""
+    process.warm()  # here and once, not in each of them
+    gc.freeze()  # what is never looked at again is never copied
+    signal.signal(signal.SIGCHLD, _bury)
+    while True:
+        _, pipes, _, _ = socket.recv_fds(requests, 1, 2)
+        if len(pipes) < 2:
+            break
+        if os.fork() == 0:
+            _born(root, requests, *pipes)
+        for pipe in pipes:
+            os.close(pipe)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    with suppress(ChildProcessError):
+        while True:
+            os.waitpid(-1, 0)
+
+
+def _bury(number: int, frame: FrameType | None) -> None:
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
+def _born(root: str, requests: socket.socket, source: int, output: int) -> NoReturn:
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    os.setsid()
+    requests.close()
+    os.dup2(source, 0)
+    os.close(source)
+    os.set_inheritable(output, False)
+    _serve(root, output, introduced=False)
     os._exit(0)
 
 

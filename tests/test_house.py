@@ -179,7 +179,7 @@ def test_functions_are_small():
 # Funnels
 
 ALLOWED = {
-    "subprocess": {"process", "git", "hand"},  # hand starts our own runners, which are to survive us
+    "subprocess": {"process", "git", "nursery"},  # nursery starts our own runners, which are to survive us
     "filelock": {"ledger", "git", "statedir"},
     "psutil": {"process"},
     "pydantic": {"taskmodels", "settings", "agent_runner", "parallel", "benchmark", "commands"},

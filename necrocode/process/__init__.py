@@ -10,7 +10,7 @@ parent between two looks, unless `run(adopt=True)` was told that every orphan be
 from __future__ import annotations
 
 from necrocode.process.capture import sanitised
-from necrocode.process.child import Ended, Limits, Stop, run
+from necrocode.process.child import Ended, Limits, Stop, run, warm
 from necrocode.process.foreground import Halt, foreground, signals_held
 from necrocode.process.tree import MARKER, Sampler, end_tree, marked
 from necrocode.process.who import boot_id, identity, is_gone, kill_holder
@@ -32,4 +32,5 @@ __all__ = [
     "run",
     "sanitised",
     "signals_held",
+    "warm",
 ]

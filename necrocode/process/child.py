@@ -146,6 +146,12 @@ def run(
         return running.ended()
 
 
+def warm() -> None:
+    """Load what only the first program would load, before this process is forked."""
+    import ctypes  # noqa: F401
+    import subprocess  # noqa: F401
+
+
 def _never_started(error: OSError, program: str, env: Mapping[str, str]) -> Ended:
     if error.errno in (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE):
         raise error

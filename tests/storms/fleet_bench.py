@@ -121,7 +121,8 @@ class Bench:
         for folder in ("runners", "queue", "fenced", "live", "bells"):
             assert os.listdir(self.state.root / folder) == [], folder
         every = attempts_of_all(self.state, plan.run_id)
-        assert not [f for fs in every.values() for _, f in fs if os.path.lexists(scratch.place_of(f))]
+        left = [scratch.remains(folder, taken_by(folder)) for all_ in every.values() for _, folder in all_]
+        assert not any(left), left
         if self.repository.exists():
             self._assert_git_at_rest(plan)
 

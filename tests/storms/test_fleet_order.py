@@ -264,7 +264,8 @@ def test_interrupted_once_it_starts_nothing_more_and_lets_run_what_runs(bench: B
 
 def test_interrupted_twice_it_ends_what_runs_and_what_waits(bench: Bench) -> None:
     stranger = bench.ledger.register(Request("stranger", (Claim("gpu", "0"),)))
-    plan = bench.plan(bench.task("runs", "sleep 100"), bench.task("waits", claims=("gpu:0",)), bench.task("later"))
+    waits, later = bench.task("waits", claims=("gpu:0",)), bench.task("later", after=("runs",))
+    plan = bench.plan(bench.task("runs", "sleep 100"), waits, later)
     fleet = bench.fleet(plan)
 
     def interrupt() -> None:
