@@ -47,9 +47,12 @@ class Door:
         sys.stdout.flush()
 
     def say(self, text: str) -> None:
-        """A sentence for the person who waits, on stderr."""
-        sys.stderr.write(f"{text}\n")
-        sys.stderr.flush()
+        """A sentence for the person who waits, on stderr; when nobody can read it any more, that changes nothing."""
+        try:
+            sys.stderr.write(f"{text}\n")
+            sys.stderr.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
     @property
     def root(self) -> Path:

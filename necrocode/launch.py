@@ -90,7 +90,8 @@ def _in_repository(plan: Plan, wishes: Wishes, where: Path, notes: tuple[str, ..
 
 def _state_of(repository: git.Repository, name: str) -> Iterable[str]:
     if changed := git.status(repository.root):
-        yield f"{len(changed)} uncommitted changes in {repository.root} are not seen by tasks: commit what they need"
+        changes = "1 uncommitted change" if len(changed) == 1 else f"{len(changed)} uncommitted changes"
+        yield f"tasks do not see {changes} in {repository.root}: commit what they need"
     if name == "HEAD":
         yield "HEAD is detached: the tasks start from that commit"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Any
 from necrocode.outcome import Outcome
 from necrocode.plan import PlanRow
 from necrocode.runs import Plan
-from necrocode.screen import Column, Row, duration, table
+from necrocode.screen import Column, Row, counted, duration, styled, table
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -98,16 +99,21 @@ class Progress:
         from rich.console import Group
         from rich.text import Text
 
-        done, total = len(self._finished), len(self._plan.tasks)
-        failed = sum(word != "done" for word in self._finished.values())
-        working = sum(what not in ("behind", "waiting", "retrying") for what, _, _ in self._states.values())
-        bar = "#" * (30 * done // max(1, total))
-        head = f"run {self._plan.run_id}  [{bar:-<30}] {done}/{total} done  {working} running of {self._plan.jobs}"
-        head += f"  {failed} failed" if failed else ""
         took = duration(time.monotonic() - self._began)
         foot = f"{took}   conflicts avoided {self._avoided}   waits {self._waits}   ^C finish running, ^C^C stop"
-        lines = (Text(text, style, no_wrap=True, overflow="ellipsis") for text, style in ((head, ""), (foot, "dim")))
-        return Group(next(lines), self._table(), next(lines))
+        lines = ((self._head(), ""), (foot, "dim"))
+        head, last = (Text(text, style, no_wrap=True, overflow="ellipsis") for text, style in lines)
+        return Group(head, self._table(), last)
+
+    def _head(self) -> str:
+        """The run in one line; where the line is short, the bar gives way and the counts stay."""
+        ended, total = len(self._finished), len(self._plan.tasks)
+        failed = sum(word != "done" for word in self._finished.values())
+        working = sum(what not in ("behind", "waiting", "retrying") for what, _, _ in self._states.values())
+        name, counts = f"run {self._plan.run_id}  ", f"{ended}/{total} ended  {working} of {self._plan.jobs} running"
+        counts += f"  {failed} not done" if failed else ""
+        room = min(30, self._console.width - len(name) - len(counts) - 3)
+        return f"{name}[{'#' * (room * ended // max(1, total)):-<{room}}] {counts}" if room >= 5 else name + counts
 
     def _table(self) -> Table:
         from rich.table import Table
@@ -134,8 +140,9 @@ class Progress:
 
 
 _SUMMARY = (
-    Column("TASK", 9, least=8), Column("ENDED", 8), Column("TIME", 5, right=True), Column("WAITED", 4, right=True),
-    Column("CHANGED", 3, right=True), Column("BRANCH", 7, least=12, tail=True), Column("REASON", 6, least=16),
+    Column("TASK", 9, least=8), Column("ENDED", 8, least=9), Column("TIME", 5, right=True),
+    Column("WAITED", 4, right=True), Column("CHANGED", 3, right=True), Column("BRANCH", 6, least=12, tail=True),
+    Column("REASON", 7, least=16),
 )  # fmt: skip
 _PLAN = (
     Column("WAVE", 9), Column("TASK", 9, least=8), Column("AFTER", 6, least=8), Column("CLAIMS", 5, least=12),
@@ -144,21 +151,44 @@ _PLAN = (
 
 
 def summary(plan: Plan, outcomes: Mapping[str, Outcome], width: int, *, colored: bool) -> list[str]:
-    """How every task of a run ended, as lines: what changed, on which branch, and why if not."""
-    rows = [_ended(task.id, outcomes.get(task.id)) for task in plan.tasks]
+    """How every task of a run ended, as lines: what changed, on which branch where that is not the usual one, and why
+    if not. What is not done stands last, next to where one goes on typing."""
+    ended = sorted(((task.id, outcomes.get(task.id)) for task in plan.tasks), key=_is_not_done)
+    rows = [_ended(task_id, outcome, plan.branches) for task_id, outcome in ended]
     return table(_SUMMARY, rows, width, colored=colored)
 
 
-def _ended(task_id: str, outcome: Outcome | None) -> Row:
+def _is_not_done(ended: tuple[str, Outcome | None]) -> bool:
+    return ended[1] is None or not ended[1].ok
+
+
+def _ended(task_id: str, outcome: Outcome | None, branches: str) -> Row:
     if outcome is None:
         return Row((task_id, "not begun", "", "", "", "", ""), "dim")
     changed = f"+{outcome.lines_added} -{outcome.lines_removed}" if outcome.files_changed else ""
     waited = duration(outcome.waited) if outcome.waited >= 0.05 else ""
-    branch = outcome.branch if outcome.commits else ""
-    reason = outcome.error if not outcome.ok else "" if branch or not outcome.branch else "nothing to commit"
+    branch = outcome.branch if outcome.commits and outcome.branch != f"{branches}{task_id}" else ""
+    reason = outcome.error if not outcome.ok else "" if outcome.commits or not outcome.branch else "nothing to commit"
     took = duration(outcome.seconds) if outcome.attempt else ""
     style = "" if outcome.ok else _COLOURS.get(outcome.status, "")
     return Row((task_id, str(outcome.status), took, waited, changed, branch, reason), style)
+
+
+def closing(plan: Plan, outcomes: Mapping[str, Outcome], *, colored: bool) -> Iterator[str]:
+    """The run in a line, where its work is, and what to type next."""
+    statuses = Counter(str(outcome.status) for outcome in outcomes.values())
+    statuses["not begun"] = len(plan.tasks) - len(outcomes)
+    words = [
+        styled(f"{count} {status}", _COLOURS.get(status, ""), colored) for status, count in statuses.items() if count
+    ]
+    yield f"run {plan.run_id}: {counted(len(plan.tasks), 'task')}, {', '.join(words)}"
+    if any(outcome.commits and outcome.branch.startswith(plan.branches) for outcome in outcomes.values()):
+        yield f"the work of each is on its branch: {plan.branches}TASK"
+    failed = next((task_id for task_id, outcome in outcomes.items() if not outcome.ok and outcome.attempt), None)
+    if failed:
+        yield f"see: necrocode logs {plan.run_id}/{failed}   then: necrocode retry {plan.run_id}"
+    elif statuses["not begun"]:
+        yield f"go on with: necrocode run --resume {plan.run_id}"
 
 
 def rehearsal(plan: Plan, rehearsed: Sequence[PlanRow], width: int, *, colored: bool) -> list[str]:

@@ -56,7 +56,12 @@ class Plan(NamedTuple):
         )
 
     def branch(self, task: Task) -> str:
-        return task.branch or f"{workspace.OURS}{self.run_id}/{task.id}"
+        return task.branch or f"{self.branches}{task.id}"
+
+    @property
+    def branches(self) -> str:
+        """What the names of its tasks' branches begin with, unless a task says otherwise."""
+        return f"{workspace.OURS}{self.run_id}/"
 
     def mode_of(self, task: Task) -> workspace.Mode:
         return task.workspace or self.mode  # type: ignore[return-value]

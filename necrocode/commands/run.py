@@ -98,7 +98,7 @@ def follow(door: Door, ledger: FileLedger, plan: Plan, retry_failed: bool, optio
     """Launch the run, show how it goes unless `options["quiet"]`, tell how it ended; the exit code. `retry` does it
     too."""
     from necrocode.fleet import Fleet
-    from necrocode.progress import Progress, console_on, summary
+    from necrocode.progress import Progress, closing, console_on, summary
     from necrocode.screen import columns
 
     quiet = options["quiet"] or door.as_json
@@ -118,6 +118,7 @@ def follow(door: Door, ledger: FileLedger, plan: Plan, retry_failed: bool, optio
     else:
         width = columns(sys.stdout.isatty())
         door.show("\n".join(summary(plan, outcomes, width, colored=door.colored())))
+        door.say("\n".join(closing(plan, outcomes, colored=door.colored(sys.stderr))))
     return signals.exit_code or _exit_code(fleet)
 
 

@@ -1,0 +1,47 @@
+"""The end of a run as a person reads it: words are whole on narrow screens, and what went wrong stands last."""
+
+import pytest
+
+from necrocode.outcome import Outcome, Status
+from necrocode.progress import closing, summary
+from necrocode.runs import Plan
+from necrocode.task import Task
+
+TASKS = ("a-task-with-quite-a-long-name", "second", "third", "fourth")
+PLAN = Plan("k3x", tuple(Task(id) for id in TASKS), {}, 2)
+OUTCOMES = {
+    TASKS[0]: Outcome(TASKS[0], Status.TIMED_OUT, error="it took more than 30 s, which nobody had time for"),
+    "second": Outcome("second", Status.DONE, branch="necrocode/k3x/second", commits=("c",), files_changed=("x",)),
+    "third": Outcome("third", Status.DONE, branch="mine", commits=("c",)),
+}
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 200])
+def test_how_a_task_ended_is_never_cut(width):
+    lines = summary(PLAN, OUTCOMES, width, colored=False)
+    assert max(map(len, lines)) <= width
+    assert [any(word in line for line in lines) for word in ("timed_out", "done", "not begun")] == [True] * 3
+
+
+def test_what_is_not_done_stands_last():
+    ids = [line.split()[0] for line in summary(PLAN, OUTCOMES, 200, colored=False)]
+    assert ids == ["TASK", "second", "third", TASKS[0], "fourth"]
+
+
+def test_only_unusual_branches_are_named_in_the_table():
+    text = "\n".join(summary(PLAN, OUTCOMES, 200, colored=False))
+    assert "mine" in text and "necrocode/" not in text
+
+
+def test_the_last_lines_say_how_many_where_the_work_is_and_what_to_type():
+    said = list(closing(PLAN, OUTCOMES, colored=False))
+    assert said == [
+        "run k3x: 4 tasks, 1 timed_out, 2 done, 1 not begun",
+        "the work of each is on its branch: necrocode/k3x/TASK",
+        f"see: necrocode logs k3x/{TASKS[0]}   then: necrocode retry k3x",
+    ]
+
+
+def test_after_an_interrupt_the_way_on_is_told():
+    said = list(closing(PLAN, {"second": OUTCOMES["second"]}, colored=False))
+    assert said[-1] == "go on with: necrocode run --resume k3x"
