@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench bench-peers docs clean
 
 demo: $(VENV)/.ready
 	$(BIN)/python examples/real_package/demo.py
@@ -27,3 +27,6 @@ clean:
 
 bench: $(VENV)/.ready
 	$(BIN)/python -m bench
+
+bench-peers: $(VENV)/.ready
+	bench/peers.sh $(BIN)/python

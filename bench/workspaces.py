@@ -8,17 +8,18 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from bench.compare import interleaved, place, timed, told
+from bench.compare import interleaved, less, place, timed, told
 from necrocode import git, workspace
 
-FILES, AT_ONCE, ROUNDS = 2000, 8, 5
+FILES, AT_ONCE, ROUNDS = 10_000, 8, 5
 
 
 def main() -> None:
     root = Path(tempfile.mkdtemp(dir=place(), prefix="necrocode-bench-"))
     try:
         repository = root / "repository"
-        for n in range(FILES):
+        files = less(FILES)
+        for n in range(files):
             path = repository / f"d{n % 50}" / f"f{n}.txt"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(f"file {n}\n" * 20)
@@ -29,7 +30,7 @@ def main() -> None:
         ):
             subprocess.run(["git", *argv], cwd=repository, check=True)
         told(
-            f"one workspace, {FILES} files",
+            f"one workspace, {files} files",
             interleaved({"git worktree add": lambda: _git(root, 1), "necrocode": lambda: _ours(root, 1)}, ROUNDS),
             "ms",
         )
@@ -37,7 +38,7 @@ def main() -> None:
             f"git, {AT_ONCE} one after another": lambda: _git(root, AT_ONCE),
             f"necrocode, {AT_ONCE} at once": lambda: _ours(root, AT_ONCE),
         }
-        told(f"{AT_ONCE} workspaces", interleaved(both, ROUNDS), "ms")
+        told(f"{AT_ONCE} workspaces, {files} files", interleaved(both, ROUNDS), "ms")
     finally:
         shutil.rmtree(root)
 
