@@ -177,6 +177,8 @@ def wish(waiter: Waiting) -> str:
 
 
 def held_by(waiter: Waiting) -> str:
-    """Who is in a waiter's way, the first of many."""
+    """Who is in a waiter's way, the first of many; for a slot that is everybody, which the wish says already."""
+    if waiter.reason == "limit":
+        return ""
     names = [f"{'(waiting) ' if one.state == 'waiting' else ''}{one.runner_id}" for one in waiter.blockers]
     return names[0] + (f" +{len(names) - 1}" if len(names) > 1 else "") if names else ""

@@ -118,10 +118,9 @@ def _runner_row(seen: Sighting, board: Board) -> Row:
     beat = duration(seen.silent) if seen.silent is not None else ""
     state = "" if _is_well(seen) else "fenced" if seen.state == "fenced" else seen.liveness
     branch = record.details.get("branch", "") or ", ".join(sorted(record.branches_used))
-    task = record.task_id or record.details.get("command", "")
     age = duration(board.at - record.start_time.timestamp())
     cells = (
-        record.runner_id, str(record.holder.pid) if record.holder else "", task, _spec(record), branch,
+        record.runner_id, str(record.holder.pid) if record.holder else "", _task(record), _spec(record), branch,
         f"{state}!" if state == "dead" else f"{beat} {state}!" if state else beat, age,
         _home(record.workspace_path), " ".join(_held(record.claims)) + ("" if record.slot else " (no slot)"),
     )  # fmt: skip
@@ -132,6 +131,15 @@ def _held(claims: Sequence[Claim]) -> list[str]:
     """The claims that no column of their own shows; files by their path alone."""
     others = [claim for claim in claims if claim.family not in ("workspace", "branch")]
     return [str(claim).replace("file:", "", 1) for claim in others]
+
+
+def _task(record: RunnerInstance) -> str:
+    # The runners of a run have it in their names: RUN.TASK.ATTEMPT.
+    return (
+        ""
+        if record.task_id and f".{record.task_id}." in record.runner_id
+        else record.task_id or record.details.get("command", "")
+    )
 
 
 def _spec(record: RunnerInstance) -> str:
@@ -145,8 +153,7 @@ def _waiter_row(waiter: Waiting, board: Board) -> Row:
     place = f"{waiter.position} of {len(board.snapshot.waiting) if board.snapshot else 0}"
     cells = (
         record.runner_id, wish(waiter), held_by(waiter), since, place,
-        str(record.holder.pid) if record.holder else "", record.task_id or record.details.get("command", ""),
-        _spec(record),
+        str(record.holder.pid) if record.holder else "", _task(record), _spec(record),
     )  # fmt: skip
     return Row(cells, "red" if waiter.liveness == "dead" else "")
 
