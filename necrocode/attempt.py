@@ -15,6 +15,7 @@ from typing import Any
 
 from necrocode import git, journal, process, scratch, workspace
 from necrocode.claim import Claim
+from necrocode.environment import environment
 from necrocode.errors import GitFailed, LeaseLost, NecrocodeError, Refused, StateUnusable, TaskFailed, WorkspaceKept
 from necrocode.event import Event
 from necrocode.heartbeat import Heartbeat
@@ -68,7 +69,9 @@ class Attempt:
         self._concurrent = 1
         self._last_phase = "register"
         self._commit: str | None = None
-        self._sampler = process.Sampler(mark(ledger.state.root, order.runner_id))
+        self._runner_id = order.runner_id
+        self._mark = mark(ledger.state.root, self._runner_id)
+        self._sampler: process.Sampler | None = None
         self._events: list[Event] = []
         own = order.alone
         self._scratch = scratch.place_of_process(process.identity()) if own else scratch.place_of(self._folder)
@@ -97,7 +100,7 @@ class Attempt:
         if order.repository and order.branch and order.mode != "none":
             claims.append(git.branch_claim(git.open_repository(order.repository), order.branch))
         request = Request(
-            order.runner_id, tuple(claims), order.task.id, order.task.spec or order.run_id, order.path, order.limit,
+            self._runner_id, tuple(claims), order.task.id, order.task.spec or order.run_id, order.path, order.limit,
             order.task.priority, order.heartbeat_timeout, tree=True,
             details={"run_id": order.run_id, "branch": order.branch, "folder": order.folder},
         )  # fmt: skip
@@ -174,17 +177,19 @@ class Attempt:
     def _prepare(self, lease: Lease) -> Place:
         order, began = self.order, time.monotonic()
         with told(self._folder):
-            os.makedirs(self._folder, mode=0o700, exist_ok=True)
+            if not os.path.isdir(self._folder):
+                os.makedirs(self._folder, mode=0o700, exist_ok=True)
             scratch.make(self._scratch)
         repository = git.open_repository(order.repository) if order.repository and order.mode != "none" else None
         self._workspace = workspace.prepare(
             repository, state_root=self.ledger.state.root, path=order.path, branch=order.branch, base=order.base,
-            mode=order.mode, holder=order.runner_id,
+            mode=order.mode, holder=self._runner_id,
         )  # fmt: skip
         deadline = None if order.task.timeout is None else time.monotonic() + order.task.timeout
+        env = environment(order, lease, deadline, self.ledger.state.root, self._scratch)
         place = Place(
-            self._workspace, self._folder, order.task, self._environment(lease, deadline), self._stop,
-            mark(self.ledger.state.root, order.runner_id), deadline,
+            self._workspace, self._folder, order.task, env, self._stop,
+            self._mark, deadline,
             (lease.lifeline,) if lease.lifeline is not None else (), order.grace, alone=order.alone,
         )  # fmt: skip
         for number, argv in enumerate(order.setup, 1):
@@ -194,25 +199,10 @@ class Attempt:
         self._tell("workspace.prepared", **facts, seconds=time.monotonic() - began)
         return place
 
-    def _environment(self, lease: Lease, deadline: float | None) -> dict[str, str]:
-        """What the work sees: the user's environment without git's and our own variables, then who it is."""
-        order = self.order
-        env = {key: value for key, value in os.environ.items() if not key.startswith(("GIT_", "NECROCODE_"))}
-        ports = ",".join(claim.name for claim in lease.claims if claim.family == "port")
-        ours = {
-            "RUN_ID": order.run_id, "TASK": order.task.id, "ATTEMPT": str(order.attempt), "RUNNER": order.runner_id,
-            "TOKEN": str(lease.token), "WORKSPACE": order.path, "BRANCH": order.branch, "PORTS": ports,
-            "STATE_DIR": str(self.ledger.state.root),
-            "DEADLINE": "" if deadline is None else f"{time.time() + deadline - time.monotonic():.0f}",
-        }  # fmt: skip
-        env |= {f"NECROCODE_{key}": value for key, value in ours.items() if value}
-        env |= {"GIT_TERMINAL_PROMPT": "0", "NO_COLOR": "1", "TMPDIR": self._scratch}
-        return env | {key: str(value) for key, value in order.task.env.items()}
-
     def _commit_work(self, lease: Lease, place: Place) -> None:
         task = self.order.task
         title = task.title or (task.prompt.strip().splitlines() or [task.id])[0][:72]
-        facts = {"Task": task.id, "Runner": self.order.runner_id, "Token": lease.token}
+        facts = {"Task": task.id, "Runner": self._runner_id, "Token": lease.token}
         trailers = "\n".join(f"Necrocode-{key}: {value}" for key, value in facts.items())
         with self.ledger.publishing(lease):
             self._commit = workspace.commit(place.workspace, f"{title}\n\n{trailers}\n")
@@ -239,7 +229,7 @@ class Attempt:
             with self._phase("artifacts"):
                 facts = self._artifacts(place)
         return Outcome(
-            order.task.id, work.status, order.attempt, work.error, work.kind, work.exit_code, order.runner_id,
+            order.task.id, work.status, order.attempt, work.error, work.kind, work.exit_code, self._runner_id,
             lease.token if lease else None, order.path, order.branch if place else "", place.base if place else "",
             started=self._started, ended=time.time(), waited=lease.record.waited_seconds if lease else 0.0,
             concurrent=self._concurrent, phases=dict(self._phases), usage=dict(self._usage), **facts,
@@ -306,6 +296,7 @@ class Attempt:
 
     def _sample(self) -> None:
         try:
+            self._sampler = self._sampler or process.Sampler(self._mark)
             sample = self._sampler.look()
         except OSError:
             return  # out of descriptors: no reason to stop beating
@@ -316,7 +307,7 @@ class Attempt:
     def _tell(self, kind: str, **facts: Any) -> None:
         task = self.order.task
         whom = {"task_id": task.id, "spec_name": task.spec, "run_id": self.order.run_id}
-        self._events.append(journal.make(kind, runner_id=self.order.runner_id, **whom, **facts))
+        self._events.append(journal.make(kind, runner_id=self._runner_id, **whom, **facts))
 
     def _flush(self) -> None:
         """Write down what was told: before whatever may take long, and at the end."""

@@ -53,7 +53,10 @@ class Order(NamedTuple):
         return ".".join(part for part in (self.run_id, self.task.id, str(self.attempt)) if part)
 
     def to_dict(self) -> dict[str, Any]:
-        return {**self._asdict(), "task": self.task.to_dict(), "claims": [list(claim) for claim in self.claims]}
+        """What was ordered, without what is as it would be anyway."""
+        task = _said(self.task.to_dict(), Task._field_defaults)
+        facts = {"task": task, "claims": [list(claim) for claim in self.claims]}
+        return _said({**self._asdict(), **facts}, self._field_defaults)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Order:
@@ -66,14 +69,39 @@ class Order(NamedTuple):
         return cls(**known)
 
 
+def _said(facts: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    unsaid = object()
+    return {
+        key: value
+        for key, value in facts.items()
+        if (default := defaults.get(key, unsaid)) is unsaid or (value != default and (default != () or value != []))
+    }
+
+
+_card: tuple[int, Path] | None = None
+"""This process's number, and where it has put itself down before."""
+
+
 def take(folder: Path) -> bool:
     """Put this process down as the one that carries the attempt; False when another did before. Whoever gives up
     an attempt that nobody has begun takes it first, so that it is either begun or given up, never both.
 
     Raises StateUnusable."""
+    global _card
     path = folder / "runner.json"
     with told(path):
-        return _put_first(path, to_json(process.identity()._asdict()))
+        if _card and _card[0] == os.getpid():
+            try:
+                os.link(_card[1], path)  # it says the same each time
+                return True
+            except FileExistsError:
+                return False
+            except OSError:
+                _card = None  # that one is gone, elsewhere, or has as many names as it may
+        if not _put_first(path, to_json(process.identity()._asdict())):
+            return False
+        _card = os.getpid(), path
+        return True
 
 
 def taken_by(folder: Path) -> Identity | None:

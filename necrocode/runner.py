@@ -19,7 +19,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from necrocode import process, scratch
 from necrocode.attempt import carry
@@ -28,6 +28,9 @@ from necrocode.ledger.files import FileLedger
 from necrocode.order import Order, take, write_result
 from necrocode.outcome import Outcome, Status
 from necrocode.statedir import read_json
+
+_BRIEF = ("granted", "prepare")
+"""Phases that are over at once where there is no workspace to prepare: they are told with the one after them."""
 
 
 class _Interrupted(BaseException):
@@ -40,6 +43,7 @@ class Process:
     def __init__(self, state_dir: str, output: int) -> None:
         self._ledger = FileLedger(state_dir)
         self._output = output
+        self._unsaid = b""
         self._stop: process.Stop | None = None
         self._waiting = self._leaving = False
 
@@ -50,7 +54,9 @@ class Process:
         # The terminal's Ctrl-C is the launcher's business. Not SIG_IGN, which every agent would inherit.
         signal.signal(signal.SIGINT, lambda number, frame: None)
         if not introduced:
-            self._tell({"said": "born", "pid": os.getpid(), "ticks": process.identity().start_ticks})
+            facts = {"said": "born", "pid": os.getpid(), "ticks": process.identity().start_ticks}
+            self._unsaid = json.dumps(facts).encode() + b"\n"
+            self._speak()
         for line in lines:
             self._serve_one(Path(json.loads(line)))
             if self._leaving:
@@ -64,7 +70,8 @@ class Process:
         finally:
             stop, self._stop, self._waiting = self._stop, None, False
             stop.close()
-        self._say(folder, what, **facts, **({"leaving": "yes"} if self._leaving else {}))
+        self._unsaid += _line(folder, what, **facts, **({"leaving": "yes"} if self._leaving else {}))
+        self._speak()
 
     def _carry(self, folder: Path, stop: process.Stop) -> tuple[str, dict[str, str]]:
         """The last thing to say about an attempt. Only when that is "done" its result is on the disk."""
@@ -72,10 +79,9 @@ class Process:
             if not take(folder):
                 return "refused", {"error": "somebody else has taken this attempt"}
             order = Order.from_dict(read_json(folder / "task.json"))
+            told = partial(self._on_phase, folder, order.mode == "none" and not order.setup)
             try:
-                outcome = carry(
-                    order._replace(alone=True), self._ledger, stop=stop, told=partial(self._on_phase, folder)
-                )
+                outcome = carry(order._replace(alone=True), self._ledger, stop=stop, told=told)
             except _Interrupted:
                 outcome = self._interrupted(order)
             write_result(folder, outcome)
@@ -93,9 +99,11 @@ class Process:
         told = ("stopped while waiting", "stopped")
         return Outcome(order.task.id, Status.CANCELLED, order.attempt, *told, runner_id=order.runner_id)
 
-    def _on_phase(self, folder: Path, phase: str, detail: str = "") -> None:
-        self._say(folder, phase, **({"detail": detail} if detail else {}))
+    def _on_phase(self, folder: Path, is_brief: bool, phase: str, detail: str = "") -> None:
         has_waited, self._waiting = self._waiting, phase == "waiting"
+        self._unsaid += _line(folder, phase, **({"detail": detail} if detail else {}))
+        if has_waited or not (is_brief and phase in _BRIEF):
+            self._speak()
         if phase == "granted" and has_waited:
             self._waiting = True
         if self._waiting and self._leaving:
@@ -114,15 +122,17 @@ class Process:
             self._waiting = False
             raise _Interrupted
 
-    def _say(self, folder: Path, what: str, **facts: str) -> None:
-        self._tell({"folder": str(folder), "said": what, **facts})
-
-    def _tell(self, words: dict[str, Any]) -> None:
+    def _speak(self) -> None:
+        """Say what is not said yet; each time, the launcher wakes."""
+        words, self._unsaid = self._unsaid, b""
         # Whoever launched us may be gone; the result is on the disk all the same.
-        line = json.dumps(words).encode() + b"\n"
         with suppress(BrokenPipeError):
-            while line:
-                line = line[os.write(self._output, line) :]
+            while words:
+                words = words[os.write(self._output, words) :]
+
+
+def _line(folder: Path, what: str, **facts: str) -> bytes:
+    return json.dumps({"folder": str(folder), "said": what, **facts}).encode() + b"\n"
 
 
 def main() -> None:
@@ -148,6 +158,7 @@ def _bear(root: str, requests: socket.socket) -> None:
     """Fork a runner for each pair of pipes that is sent to us, and stay until the last of them has ended."""
     process.warm()  # here and once, not in each of them
     gc.freeze()  # what is never looked at again is never copied
+    gc.set_threshold(20_000)
     signal.signal(signal.SIGCHLD, _bury)
     while True:
         _, pipes, _, _ = socket.recv_fds(requests, 1, 2)

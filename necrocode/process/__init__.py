@@ -10,9 +10,11 @@ parent between two looks, unless `run(adopt=True)` was told that every orphan be
 from __future__ import annotations
 
 from necrocode.process.capture import sanitised
-from necrocode.process.child import Ended, Limits, Stop, run, warm
+from necrocode.process.child import Ended, Limits, run, warm
 from necrocode.process.foreground import Halt, foreground, signals_held
-from necrocode.process.tree import MARKER, Sampler, end_tree, marked
+from necrocode.process.sample import Sampler
+from necrocode.process.stop import Stop
+from necrocode.process.tree import MARKER, end_tree, marked
 from necrocode.process.who import boot_id, identity, is_gone, kill_holder
 
 __all__ = [

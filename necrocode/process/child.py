@@ -9,14 +9,16 @@ import select
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from necrocode import clock
 from necrocode.process import tree as trees
 from necrocode.process import who
 from necrocode.process.capture import OnLine, Streams
 from necrocode.process.orphans import adopting
+from necrocode.process.stop import Stoppable
 
 if TYPE_CHECKING:
     from subprocess import Popen
@@ -71,35 +73,6 @@ class Ended(NamedTuple):
     error: str = ""
 
 
-class Stoppable(Protocol):
-    """What `stop` must have; threading.Event does. With a `fileno()` too, it wakes at once, else within 0.1 s."""
-
-    def is_set(self) -> bool: ...
-
-
-class Stop:
-    """A wish to stop that wakes whoever waits for it. `set` may be called from any thread or signal handler."""
-
-    def __init__(self) -> None:
-        self._read, self._write = os.pipe()
-        self._set = False
-
-    def set(self) -> None:
-        if not self._set:
-            self._set = True
-            os.write(self._write, b"!")
-
-    def is_set(self) -> bool:
-        return self._set
-
-    def fileno(self) -> int:
-        return self._read
-
-    def close(self) -> None:
-        os.close(self._read)
-        os.close(self._write)
-
-
 def run(
     argv: Sequence[str],
     *,
@@ -129,7 +102,7 @@ def run(
     if not os.path.isdir(cwd):
         raise NotADirectoryError(errno.ENOTDIR, "there is no such directory to run in", str(cwd))
     with adopting() as below, Streams(stdout, stderr, limits.log_bytes, limits.line_bytes, on_line) as streams:
-        began = clock.monotonic()
+        began, ticks = clock.monotonic(), who.ticks_now()
         try:
             child = _start(argv, cwd, {**env, trees.MARKER: marker}, streams, pass_fds, stdin_text)
         except OSError as error:
@@ -137,7 +110,7 @@ def run(
         running = _Running(child, began, limits, streams, stop)
         trees.leaders[child.pid] = marker
         try:
-            running.watch(marker, below, adopt)
+            running.watch(marker, trees.Begun(child.pid, ticks), below, adopt)
             if on_started:
                 on_started(child.pid)
             running.carry()
@@ -175,16 +148,20 @@ def _start(
 ) -> Popen[bytes]:
     import subprocess
 
+    encoded = {_encoded(key): _encoded(value) for key, value in env.items()}
     stdin = subprocess.DEVNULL if stdin_text is None else _memory(stdin_text)
     try:
         return subprocess.Popen(
-            list(argv), cwd=cwd, env=env, stdin=stdin, stdout=streams.theirs[0], stderr=streams.theirs[-1],
+            list(argv), cwd=cwd, env=encoded, stdin=stdin, stdout=streams.theirs[0], stderr=streams.theirs[-1],
             pass_fds=tuple(pass_fds), start_new_session=True,
         )  # fmt: skip
     finally:
         streams.started()
         if stdin >= 0:
             os.close(stdin)
+
+
+_encoded = lru_cache(1024)(os.fsencode)  # most of an environment is that of the program before
 
 
 def _memory(text: str) -> int:
@@ -214,9 +191,9 @@ class _Running:
         self._look_at, self._look_pause = began + 0.05, 0.1
         self._poll = select.poll()
 
-    def watch(self, marker: str, below: bool, adopt: bool) -> None:
+    def watch(self, marker: str, begun: trees.Begun, below: bool, adopt: bool) -> None:
         """Know the leader and be woken by what it does."""
-        self._tree = trees.Tree(marker, who.stat(self._child.pid), below=below, adopt=adopt)
+        self._tree = trees.Tree(marker, begun, below=below, adopt=adopt)
         for fd in self._streams.ours:
             self._poll.register(fd, select.POLLIN)
         try:
@@ -285,10 +262,12 @@ class _Running:
         try:
             pid, status, usage = os.wait4(self._child.pid, os.WNOHANG)
         except ChildProcessError:
+            self._tree.parted()
             self._dead, self._child.returncode = True, 0  # somebody else took its status
             return
         if pid:
             self._dead, self._status = True, status
+            self._tree.parted()
             self._child.returncode = os.waitstatus_to_exitcode(status)
             self._cpu = usage.ru_utime + usage.ru_stime
             self._rss = usage.ru_maxrss / 1024

@@ -49,23 +49,54 @@ leaders: dict[int, str] = {}
 """The trees that this process carries just now: the pid of each leader, and its marker."""
 
 
+class Begun(NamedTuple):
+    """A child of ours, started not before `ticks`. It is met when the tree is first looked at: to ask for a process
+    that is just being started is to wait for it."""
+
+    pid: int
+    ticks: int
+
+
 class Tree:
     """The processes of one marker. `leader` is the one that was started, in a session of its own.
 
     With `below` only processes that descend from this one are looked at: right when this process adopts orphans,
     so that nothing can leave from below it. `adopt` then takes every orphan of other sessions for the tree's own."""
 
-    def __init__(self, marker: str, leader: Stat | None, *, below: bool = False, adopt: bool = False) -> None:
+    def __init__(self, marker: str, leader: Stat | Begun | None, *, below: bool = False, adopt: bool = False) -> None:
         self.cpu_seconds = 0.0  # of the orphans reaped so far
         self.groups: frozenset[int] = frozenset()
         self.stirring = False  # whether something ended since the look before
-        self._marker, self._leader, self._below, self._adopt = marker, leader, below, adopt
+        self._marker, self._below, self._adopt = marker, below, adopt
+        self._leader: Stat | None = None
+        self._unmet: Begun | None = None
         self._known: dict[int, int] = {}
         self._sessions: dict[int, int] = {}
         self._spared: set[int] = set()
         self._ended: set[tuple[int, int]] = set()
-        if leader:
-            self._add(leader, {leader.pid: leader})
+        if isinstance(leader, Begun):
+            self._unmet = leader
+        elif leader:
+            self._lead(leader)
+
+    def _lead(self, leader: Stat) -> None:
+        self._leader = leader
+        self._add(leader, {leader.pid: leader})
+
+    def _meet(self) -> None:
+        if self._unmet:
+            found = who.stat(self._unmet.pid)
+            if found is None or found.parent != os.getpid():
+                return self.parted()
+            self._unmet = None
+            self._lead(found)
+
+    def parted(self) -> None:
+        """The leader has ended and its status was taken: its number says nothing any more, but for its session."""
+        if self._unmet:
+            (pid, ticks), self._unmet = self._unmet, None
+            self._leader = Stat(pid, "X", os.getpid(), pid, pid, 1, ticks)
+            self._sessions[pid] = -1
 
     def gone_for_sure(self) -> bool:
         """Whether this process provably has no children left at all, and so no tree below it: one system call."""
@@ -81,6 +112,7 @@ class Tree:
         """The tree's living processes as of now. Remembers them, and reaps those of them that were adopted.
 
         `groups` are from then on the process groups that hold nothing but processes of this tree."""
+        self._meet()
         view = View.now()
         self._spared = view.spared
         self._forget(view.seen)
@@ -239,7 +271,7 @@ def end_tree(marker: str, leader: Identity | None = None, grace: float = 10.0) -
     it; from any process of the same user. The caller and its ancestors are spared.
 
     Returns the pids of what could not be ended, after at most `grace` and 10 seconds."""
-    ending = Ending(Tree(marker, _alive(leader)), grace)
+    ending = Ending(Tree(marker, alive(leader)), grace)
     while (pause := ending.step(clock.monotonic())) is not None:
         time.sleep(pause)
     return ending.survivors
@@ -250,44 +282,8 @@ def marked(marker: str) -> list[int]:
     return sorted(pid for pid, seen in table().items() if not seen.ended and carries(pid, marker))
 
 
-class Sample(NamedTuple):
-    """One look at a tree: percent of one core since the look before, resident megabytes (2**20; what processes
-    share counts for each), number of processes."""
-
-    cpu_percent: float
-    memory_mb: float
-    processes: int
-
-
-class Sampler:
-    """Looks at what a tree uses, again and again. The first look has no time to compare with: its cpu is 0."""
-
-    def __init__(self, marker: str, leader: Identity | None = None) -> None:
-        self._tree = Tree(marker, _alive(leader))
-        self._spent: dict[tuple[int, int], float] | None = None
-        self._at = clock.monotonic()
-
-    def look(self) -> Sample:
-        import psutil
-
-        now, spent, memory = clock.monotonic(), {}, 0
-        for seen in self._tree.look():
-            try:
-                process = psutil.Process(seen.pid)
-                times, resident = process.cpu_times(), process.memory_info().rss
-            except psutil.Error:
-                continue
-            spent[seen.pid, seen.ticks] = times.user + times.system
-            memory += resident
-        # A process that is new since the last look has spent all its time since then.
-        before = spent if self._spent is None else self._spent
-        used = sum(seconds - before.get(key, 0.0) for key, seconds in spent.items())
-        percent = 100.0 * used / max(now - self._at, 1e-3)
-        self._spent, self._at = spent, now
-        return Sample(round(percent, 1), round(memory / 2**20, 1), len(spent))
-
-
-def _alive(leader: Identity | None) -> Stat | None:
+def alive(leader: Identity | None) -> Stat | None:
+    """How that process stands in the table; None when it has ended."""
     seen = None if leader is None or who.is_gone(leader) else who.stat(leader.pid)
     return seen if seen and leader and seen.ticks == leader.start_ticks else None
 
