@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import Any
 
 from bench.compare import interleaved, timed, told
 from necrocode.concurrency import WorkerPool, WorkerPoolConfig
@@ -19,12 +20,13 @@ def main() -> None:
         pools = {"ThreadPoolExecutor": partial(_executor, workers), "WorkerPool": partial(_pool, workers)}
         told(f"{COUNT} calls that do nothing, {workers} workers", _compared(pools), "ms")
     for limit in (5, 100):
-        groups = {
-            "asyncio.gather": _gathered,
-            "asyncio.gather and a semaphore": partial(_limited, limit),
-            "ExecutionState.parallel": partial(_group, limit),
-        }
-        told(f"{COUNT} coroutines that do nothing, {limit} at once", _compared(groups), "ms")
+        for work, does in ((_nothing_awaited, "do nothing"), (_turn, "wait for one turn of the loop")):
+            groups = {
+                "asyncio.gather": partial(_gathered, work),
+                "asyncio.gather and a semaphore": partial(_limited, work, limit),
+                "ExecutionState.parallel": partial(_group, work, limit),
+            }
+            told(f"{COUNT} coroutines that {does}, {limit} at once", _compared(groups), "ms")
 
 
 def _compared(peers: dict[str, Callable[[], object]]) -> dict[str, list[float]]:
@@ -52,17 +54,25 @@ async def _nothing_awaited(number: int) -> int:
     return number
 
 
-def _gathered() -> None:
+async def _turn(number: int) -> int:
+    await asyncio.sleep(0)
+    return number
+
+
+Work = Callable[[int], Coroutine[Any, Any, int]]
+
+
+def _gathered(work: Work) -> None:
     async def all_of_them() -> None:
-        assert await asyncio.gather(*(_nothing_awaited(number) for number in range(COUNT))) == [*range(COUNT)]
+        assert await asyncio.gather(*(work(number) for number in range(COUNT))) == [*range(COUNT)]
 
     asyncio.run(all_of_them())
 
 
-def _limited(limit: int) -> None:
+def _limited(work: Work, limit: int) -> None:
     async def one(room: asyncio.Semaphore, number: int) -> int:
         async with room:
-            return await _nothing_awaited(number)
+            return await work(number)
 
     async def all_of_them() -> None:
         room = asyncio.Semaphore(limit)
@@ -71,11 +81,11 @@ def _limited(limit: int) -> None:
     asyncio.run(all_of_them())
 
 
-def _group(limit: int) -> None:
+def _group(work: Work, limit: int) -> None:
     async def all_of_them() -> None:
         async with ExecutionState().parallel(max_workers=limit) as group:
             for number in range(COUNT):
-                group.add(_nothing_awaited(number))
+                group.add(work(number))
             assert [one.result for one in await group.gather()] == [*range(COUNT)]
 
     asyncio.run(all_of_them())

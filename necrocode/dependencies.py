@@ -12,6 +12,10 @@ class Dependencies:
         self._needs: dict[str, dict[str, None]] = {}
         self._needed_by: dict[str, list[str]] = {}
 
+    def __contains__(self, other: str) -> bool:
+        """Whether anything came after `other` when it was added."""
+        return other in self._needed_by
+
     def add(self, task_id: str, needs: Iterable[str]) -> bool:
         """`task_id` comes after all of `needs`, none of which is done. Returns whether it is free at once."""
         wanted = dict.fromkeys(needs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from heapq import heappop, heappush
+from math import inf
 from typing import Any, NamedTuple
 
 from necrocode.claim import Claim
@@ -105,25 +106,26 @@ class Life:
     """One task's life so far. `stage` is where a running attempt is: starting, working, or blocked; `stopped_as` is
     what it will have been once a stopping attempt has ended."""
 
-    __slots__ = (
-        "attempt", "entry", "error", "failures", "id", "key", "losses", "moves", "reason", "stage", "status",
-        "stopped_as", "value",
-    )  # fmt: skip
+    # Defaults of the class, since most tasks never have any other.
+    status = Status.WAITING
+    stopped_as = Status.CANCELLED
+    reason = stage = ""
+    attempt = failures = losses = 0
+    value: Any = None
+    error: Any = None
+    moves: tuple[Any, ...] = ()
+    """Moment, status and reason of each, one after the other."""
 
     def __init__(self, entry: Entry, position: int) -> None:
-        self.entry, self.key = entry, (-entry.priority, position)
-        self.status, self.reason, self.stage = Status.WAITING, "", ""
-        self.attempt = self.failures = self.losses = 0
-        self.stopped_as = Status.CANCELLED
-        self.value: Any = None
-        self.error: Any = None
-        self.id = entry.id
-        self.moves: list[tuple[float, Status, str]] = []
+        self.id, self.entry, self.key = entry.id, entry, (-entry.priority, position)
 
     @property
     def story(self) -> tuple[str, ...]:
         """Every move, in words."""
-        return tuple(f"{at:.3f} {to}" + (f" ({why})" if why else "") for at, to, why in self.moves)
+        told = iter(self.moves)
+        return tuple(
+            f"{at:.3f} {to}" + (f" ({why})" if why else "") for at, to, why in zip(told, told, told, strict=True)
+        )
 
     @property
     def is_active(self) -> bool:
@@ -137,13 +139,36 @@ class Life:
         """Raises InvalidMove, and changes nothing, when there is no such move."""
         if to not in MOVES[self.status]:
             raise InvalidMove(self.id, self.status, to, self.story)
-        self.moves.append((now, to, why))
+        self.moves += (now, to, why)
         self.status, self.reason = to, why
 
     def standing(self, needs: tuple[str, ...] = ()) -> Standing:
         reason = "comes after " + ", ".join(needs) if needs else self.reason
         counts = self.attempt, self.failures, self.losses
         return Standing(self.id, self.status, *counts, reason, self.value, self.error)
+
+
+class Stages:
+    """How many attempts there are at each stage."""
+
+    def __init__(self) -> None:
+        self._counts = {"": 0, "starting": 0, "working": 0, "blocked": 0}
+
+    def enter(self, life: Life, stage: str) -> bool:
+        """Whether that could be. "" is none of them."""
+        # What a runner tells of its waiting may arrive after its end; then it is of no interest any more.
+        if stage and life.status not in ACTIVE:
+            return False
+        self._counts[life.stage] -= 1
+        self._counts[stage] += 1
+        life.stage = stage
+        return True
+
+    def room(self, limit: int | None, most_blocked: int | None = None) -> float:
+        """How many may start while at most `limit` start or work, and `most_blocked` start or wait for strangers."""
+        starting, working, blocked = self._counts["starting"], self._counts["working"], self._counts["blocked"]
+        room = inf if limit is None else limit - starting - working
+        return room if most_blocked is None else min(room, most_blocked - starting - blocked)
 
 
 class Alarms:
@@ -156,18 +181,24 @@ class Alarms:
     def set(self, task_id: str, moment: float) -> None:
         self._moments[task_id] = moment
         heappush(self._order, (moment, task_id))
+        if len(self._order) > 1000 and len(self._order) > 4 * len(self._moments):
+            # Most were cleared, behind one that is still to come.
+            self._order = sorted((at, one) for one, at in self._moments.items())
 
     def clear(self, task_id: str) -> None:
         self._moments.pop(task_id, None)
 
     def next(self) -> float | None:
-        while self._order and self._moments.get(self._order[0][1]) != self._order[0][0]:
-            heappop(self._order)
-        return self._order[0][0] if self._order else None
+        order = self._order
+        while order and self._moments.get(order[0][1]) != order[0][0]:
+            heappop(order)
+        return order[0][0] if order else None
 
     def due(self, now: float) -> list[str]:
         """Those whose moment has come, earliest first; each is cleared."""
-        rung = []
+        rung: list[str] = []
+        if not self._moments:
+            return rung
         while (moment := self.next()) is not None and moment <= now:
             rung.append(heappop(self._order)[1])
             del self._moments[rung[-1]]

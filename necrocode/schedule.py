@@ -16,7 +16,7 @@ from typing import Any
 
 from necrocode.dependencies import Dependencies
 from necrocode.errors import ConfigError
-from necrocode.life import ACTIVE, ENDED_AS, MOVES, Alarms, Entry, GiveUp, InvalidMove, Life, Standing, Start, Stop
+from necrocode.life import ENDED_AS, MOVES, Alarms, Entry, GiveUp, InvalidMove, Life, Stages, Standing, Start, Stop
 from necrocode.outcome import Status
 from necrocode.turns import Behind, Turns
 
@@ -54,7 +54,8 @@ class Schedule:
         self._orders: list[Instruction] = []
         self._told: set[tuple[str, str]] = set()
         self._counts = dict.fromkeys(Status, 0)
-        self._stages = {"": 0, "starting": 0, "working": 0, "blocked": 0}
+        self._stages = Stages()
+        self._added = 0
         for entry in entries:
             self.add(entry)
 
@@ -81,14 +82,18 @@ class Schedule:
         """One more task. Those it comes `after` may be added later, but before the next orders."""
         if entry.id in self._lives:
             raise ConfigError(f"task {entry.id!r} is there twice", hint="give each task its own id")
-        life = self._lives[entry.id] = Life(entry, sum(self._counts.values()))
+        life = self._lives[entry.id] = Life(entry, self._added)
+        self._added += 1
         self._counts[Status.WAITING] += 1
+        if not entry.after or self._is_free(life):
+            self._make_ready(life)
+
+    def _is_free(self, life: Life) -> bool:
         known = self._lives
-        needs = [other for other in entry.after if other not in known or known[other].status is not Status.DONE]
+        needs = [other for other in life.entry.after if other not in known or known[other].status is not Status.DONE]
         for other in needs:
             self._unchecked[other] = None
-        if not needs or self._dependencies.add(life.id, needs):
-            self._make_ready(life)
+        return not needs or self._dependencies.add(life.id, needs)
 
     def forget(self, task_id: str) -> None:
         """Drop a task that has ended: its id is free, and what is added to come after it will be given up."""
@@ -100,18 +105,19 @@ class Schedule:
         like that of any other."""
         life = self._lives[task_id]
         self._begin(life, attempt, now)
+        self._delays.clear(task_id)
         self._dependencies.drop(task_id)
         self._turns.withdraw(task_id)
         self._turns.hold(task_id, life.entry.claims)
 
     def admitted(self, task_id: str, now: float) -> None:
         """The runner of this attempt has all that it claims; the attempt's clock starts now."""
-        if self._enter(self._lives[task_id], "working"):
+        if self._stages.enter(self._lives[task_id], "working"):
             self._arm(self._lives[task_id], now)
 
     def blocked(self, task_id: str, *, keeps_slot: bool = False) -> None:
         """The runner of this attempt waits for somebody outside this run; the attempt's clock stands still."""
-        if keeps_slot or self._enter(self._lives[task_id], "blocked"):
+        if keeps_slot or self._stages.enter(self._lives[task_id], "blocked"):
             self._deadlines.clear(task_id)
 
     def finished(self, task_id: str, value: Any, now: float) -> Status:
@@ -182,16 +188,19 @@ class Schedule:
         """What is to be done now, in this order; each order is given once."""
         if self._drained_for is not None and self._counts[Status.WAITING]:
             self.cancel_waiting(now, self._drained_for)
-        self._give_up_unmeetable(now)
+        if self._unchecked:
+            self._give_up_unmeetable(now)
         for task_id in self._deadlines.due(now):
             self._stop(self._lives[task_id], Status.TIMED_OUT, "its clock ran out", now)
         for task_id in self._delays.due(now):
             self._make_ready(self._lives[task_id])
-        while self._has_room and (turn := self._turns.next()) is not None:
-            if turn.behind is None:
-                self._start(self._lives[turn.task_id], now)
+        room = self._stages.room(self.limit, self.most_blocked or self.limit)
+        while room > 0 and (turn := self._turns.next()) is not None:
+            if isinstance(turn, str):
+                self._start(self._lives[turn], now)
+                room -= 1
             else:
-                self._put_behind(turn.behind)
+                self._put_behind(turn)
         self._break_circles(now)
         orders, self._orders = self._orders, []
         return orders
@@ -206,12 +215,7 @@ class Schedule:
     @property
     def has_slot(self) -> bool:
         """Whether fewer than `limit` tasks start or work."""
-        return self.limit is None or self._stages["starting"] + self._stages["working"] < self.limit
-
-    @property
-    def _has_room(self) -> bool:
-        most = self.most_blocked or self.limit
-        return self.has_slot and (most is None or self._stages["starting"] + self._stages["blocked"] < most)
+        return self._stages.room(self.limit) > 0
 
     def _start(self, life: Life, now: float) -> None:
         self._begin(life, life.attempt + 1, now)
@@ -235,7 +239,7 @@ class Schedule:
 
     def _break_circles(self, now: float) -> None:
         """When nothing runs, nothing is ready and nothing is delayed, those that wait do so for each other."""
-        while self._counts[Status.WAITING] and not any(self._counts[status] for status in ACTIVE):
+        while self._counts[Status.WAITING] and not (self._counts[Status.RUNNING] or self._counts[Status.STOPPING]):
             if self._delays.next() is not None:
                 return
             circle = self._dependencies.circle()
@@ -245,24 +249,17 @@ class Schedule:
                 self.cancel(task_id, now, "comes after itself: " + " -> ".join([*circle, circle[0]]))
 
     def _begin(self, life: Life, attempt: int, now: float) -> None:
-        self._move(life, Status.RUNNING, now, f"attempt {attempt}")
+        life.move(Status.RUNNING, now, f"attempt {attempt}")
+        self._counts[Status.WAITING] -= 1
+        self._counts[Status.RUNNING] += 1
         life.attempt = attempt
-        self._delays.clear(life.id)
-        self._enter(life, "starting")
-        self._arm(life, now)
+        self._stages.enter(life, "starting")
+        if life.entry.timeout is not None:
+            self._arm(life, now)
 
     def _arm(self, life: Life, now: float) -> None:
         if life.entry.timeout is not None and life.status is Status.RUNNING:
             self._deadlines.set(life.id, now + life.entry.timeout)
-
-    def _enter(self, life: Life, stage: str) -> bool:
-        # What a runner tells of its waiting may arrive after its end; then it is of no interest any more.
-        if stage and not life.is_active:
-            return False
-        self._stages[life.stage] -= 1
-        self._stages[stage] += 1
-        life.stage = stage
-        return True
 
     def _stop(self, life: Life, stopped_as: Status, reason: str, now: float) -> None:
         self._move(life, Status.STOPPING, now, reason)
@@ -293,7 +290,8 @@ class Schedule:
         if life.status is Status.STOPPING:
             to, why = life.stopped_as, life.reason
         self._move(life, to, now, why)
-        self._settle(life, now)
+        if life.id in self._dependencies:
+            self._settle(life, now)
         if self.fail_fast and self._drained_for is None and to in (Status.FAILED, Status.TIMED_OUT):
             self.stop_starting(now, f"{life.id} {ENDED_AS[to]}, and the run fails fast")
 
@@ -315,14 +313,16 @@ class Schedule:
         self._turns.ready(life.id, life.key, life.entry.claims)
 
     def _move(self, life: Life, to: Status, now: float, why: str) -> None:
-        was, was_active = life.status, life.is_active
+        was = life.status
         life.move(to, now, why)
         self._counts[was] -= 1
         self._counts[to] += 1
-        if was_active and not life.is_active:
-            self._enter(life, "")
-            self._deadlines.clear(life.id)
-            self._turns.release(life.id)
+        if life.stage and to is not Status.STOPPING:
+            self._stages.enter(life, "")
+            if life.entry.timeout is not None:
+                self._deadlines.clear(life.id)
+            if life.entry.claims:
+                self._turns.release(life.id)
         elif to is Status.CANCELLED:
             self._delays.clear(life.id)
             self._dependencies.drop(life.id)

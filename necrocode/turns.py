@@ -5,11 +5,13 @@ those that want the same go in order, none is passed by for ever, and the others
 
 Tasks in the way of each other are not asked again and again. One that cannot go is parked at the claim that
 stopped it; when that claim is no longer in anybody's hands, the first one parked there is looked at, then the
-next. An answer costs O(log n) plus the number of different claims it meets.
+next. An answer costs O(log n) plus the number of different claims it meets, and O(1) for tasks that claim nothing
+and became ready in their order.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 from heapq import heappop, heappush
 from typing import NamedTuple
@@ -27,13 +29,6 @@ class Behind(NamedTuple):
     after: str
     wanted: Claim
     held: Claim
-
-
-class Turn(NamedTuple):
-    """One decision: `task_id` goes now when `behind` is None."""
-
-    task_id: str
-    behind: Behind | None = None
 
 
 class _Place:
@@ -57,6 +52,7 @@ class Turns:
         self._claims: dict[str, tuple[Claim, ...]] = {}
         self._ready: dict[str, Key] = {}
         self._reserving: dict[str, Key] = {}
+        self._line: deque[tuple[Key, str]] = deque()
         self._order: list[tuple[Key, int, str, Claim | None]] = []
         self._asked = 0
         self._reserved_order: list[tuple[Key, str]] = []
@@ -66,18 +62,25 @@ class Turns:
 
     def ready(self, task_id: str, key: Key, claims: Iterable[Claim] = ()) -> None:
         """This task may go as soon as it is its turn."""
-        self._claims[task_id] = tuple(dict.fromkeys(claims)) if claims else ()
         self._ready[task_id] = key
+        if claims:
+            self._claims[task_id] = tuple(dict.fromkeys(claims))
+        elif not self._line or key > self._line[-1][0]:
+            self._line.append((key, task_id))
+            return
         self._ask(key, task_id)
 
     def hold(self, task_id: str, claims: Iterable[Claim] = ()) -> None:
         """This task runs already, whoever let it."""
-        self._claims[task_id] = tuple(dict.fromkeys(claims)) if claims else ()
-        self._run(task_id)
+        if claims:
+            self._claims[task_id] = tuple(dict.fromkeys(claims))
+            self._run(task_id, self._claims[task_id])
 
     def release(self, task_id: str) -> None:
         """This task runs no longer."""
-        claims = self._claims.pop(task_id, ())
+        claims = self._claims.pop(task_id, None)
+        if claims is None:
+            return
         self._running.remove(task_id, claims)
         for claim in claims:
             self._places[claim].running.pop(task_id, None)
@@ -92,10 +95,17 @@ class Turns:
         for claim in claims:
             self._reopen(claim)
 
-    def next(self) -> Turn | None:
-        """Decide about the next task in order: it goes, or it is parked. None when nobody is left to ask."""
-        while self._order:
-            key, _, task_id, parked_at = heappop(self._order)
+    def next(self) -> str | Behind | None:
+        """Decide about the next task in order: it goes (its id), or it is parked. None when nobody is left to ask."""
+        line, order = self._line, self._order
+        while line or order:
+            if line and (not order or line[0][0] < order[0][0]):
+                key, task_id = line.popleft()
+                if self._ready.get(task_id) == key:
+                    del self._ready[task_id]
+                    return task_id
+                continue
+            key, _, task_id, parked_at = heappop(order)
             turn = self._decide(task_id, key) if self._ready.get(task_id) == key else None
             if parked_at is not None:
                 self._reopen(parked_at)
@@ -107,17 +117,17 @@ class Turns:
         self._asked += 1  # keeps two entries of one task from being compared any further
         heappush(self._order, (key, self._asked, task_id, parked_at))
 
-    def _decide(self, task_id: str, key: Key) -> Turn:
-        claims = self._claims[task_id]
+    def _decide(self, task_id: str, key: Key) -> str | Behind:
+        claims = self._claims.get(task_id, ())
         behind = self._obstacle(task_id, key, claims)
         if behind is None:
             del self._ready[task_id]
             self._unreserve(task_id, claims)
-            self._run(task_id)
-            return Turn(task_id)
+            self._run(task_id, claims)
+            return task_id
         self._reserve(task_id, key, claims)
         heappush(self._place(behind.held).parked, (key, task_id))
-        return Turn(task_id, behind)
+        return behind
 
     def _obstacle(self, task_id: str, key: Key, claims: tuple[Claim, ...]) -> Behind | None:
         for wanted in claims:
@@ -138,8 +148,7 @@ class Turns:
             heappop(heap)
         return heap[0] if heap else None
 
-    def _run(self, task_id: str) -> None:
-        claims = self._claims[task_id]
+    def _run(self, task_id: str, claims: tuple[Claim, ...]) -> None:
         self._running.add(task_id, claims)
         for claim in claims:
             self._place(claim).running[task_id] = None

@@ -10,19 +10,17 @@ from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from necrocode import clock, journal
+from necrocode import clock
 from necrocode.errors import NecrocodeError, TaskTimeoutError
 from necrocode.event import Event
 from necrocode.futures.slots import Held, Slots
 from necrocode.futures.workload import Call, Caught, PoolClosed, Work, Workers, attempt, timeout_of, told
 from necrocode.outcome import Status
-from necrocode.schedule import GiveUp, Instruction, Schedule, Start, Stop
+from necrocode.schedule import GiveUp, Schedule, Start, Stop
 
 _T = TypeVar("_T")
-_BATCH = 256
-"""Facts that are taken in before orders are asked for again."""
-_LONGEST = 3600.0
-"""Seconds of one sleep."""
+_BATCH = 256  # facts that are taken in before orders are asked for again
+_LONGEST = 3600.0  # seconds of one sleep
 
 
 class Engine:
@@ -44,17 +42,15 @@ class Engine:
         self._schedule = Schedule(limit=limit if workers.most is None else min(limit, workers.most))
         self._workers, self._tell, self._slots, self._name = workers, tell, slots, name
         self._facts: deque[tuple[Any, ...]] = deque()
-        self._lock = threading.Lock()
-        self._bell = threading.Lock()
+        self._lock, self._door, self._bell = threading.Lock(), threading.Lock(), threading.Lock()
         self._bell.acquire()
         self._asleep = self._freed = False
-        self._wake_at = 0.0
+        self._wake_at = self._now = self._wall = 0.0
         self._calls: dict[str, Call] = {}
         self._works: dict[str, Work] = {}
-        self._waiting: dict[int, Work] = {}
+        self._waiting: dict[int, Callable[[], None]] = {}
         self._taken: set[int] = set()
         self._left: dict[int, Work] = {}
-        self._door = threading.Lock()
         self._closing = self._over = False
         self._thread: threading.Thread | None = None
         workers.serve(self._tell_end)
@@ -77,10 +73,7 @@ class Engine:
 
         def reply() -> None:
             caught = attempt(question, (), {})
-            if caught.ok:
-                answer.set_result(caught.value)
-            else:
-                answer.set_exception(caught.value)
+            (answer.set_result if caught.ok else answer.set_exception)(caught.value)
 
         with self._door:
             if self._thread is None or self._over:
@@ -89,7 +82,8 @@ class Engine:
         return answer.result()
 
     def cancel_waiting(self, reason: str) -> int:
-        """Take out all that wait, also for another try; how many. Those that run go on, and new ones are taken."""
+        """Take out all that wait, also for another try or a lease; how many. Those that run go on, and new ones are
+        taken."""
         return self.ask(lambda: self._cancel_waiting(reason))
 
     def stop_all(self, reason: str) -> None:
@@ -164,13 +158,12 @@ class Engine:
     def _turn(self) -> None:
         """Take facts in, carry orders out."""
         self._take_facts()
-        if clock.monotonic() >= self._wake_at:
+        if self._now >= self._wake_at:
             self._set_clocks()
         self._freed = True
         while self._freed:
             self._freed = False
-            for order in self._schedule.orders(clock.monotonic()):
-                self._obey(order)
+            self._obey_orders()
 
     def _wake_by(self, moment: float) -> None:
         """Have the engine's own thread awake by then; what a worker drives may be due earlier than it sleeps for."""
@@ -182,10 +175,13 @@ class Engine:
         """Time counts from when an attempt began, not from when it was handed over."""
         for task_id, work in self._works.items():
             if id(work) not in self._waiting:
-                self._schedule.admitted(task_id, work.began or clock.monotonic())
+                self._schedule.admitted(task_id, work.began or self._now)
 
     def _take_facts(self) -> None:
-        for _ in range(min(len(self._facts), _BATCH)):
+        count = min(len(self._facts), _BATCH)
+        # One moment for all of them, none of which is later.
+        self._now, self._wall = clock.monotonic(), clock.wall()
+        for _ in range(count):
             method, *facts = self._facts.popleft()
             method(*facts)
 
@@ -194,25 +190,27 @@ class Engine:
         self._calls[call.entry.id] = call
 
     def _cancel_waiting(self, reason: str) -> int:
-        count = self._schedule.cancel_waiting(clock.monotonic(), reason)
-        # At once, so that whoever asked finds them cancelled.
-        for order in self._schedule.orders(clock.monotonic()):
-            self._obey(order)
+        count = self._schedule.cancel_waiting(self._now, reason)
+        for task_id, work in self._works.items():
+            if id(work) in self._waiting:
+                self._schedule.cancel(task_id, self._now, reason)
+                count += 1
+        self._obey_orders()  # at once, so that whoever asked finds them cancelled
         return count
 
     def _stop_all(self, reason: str) -> None:
         self._cancel_waiting(reason)
         for task_id in list(self._works):
-            self._schedule.cancel(task_id, clock.monotonic(), reason)
+            self._schedule.cancel(task_id, self._now, reason)
 
-    def _obey(self, order: Instruction) -> None:
-        if isinstance(order, Start):
-            self._start(order)
-        elif isinstance(order, Stop):
-            self._stop(order)
-        elif isinstance(order, GiveUp):
-            self._event("task.cancelled", order.task_id, reason=order.reason)
-            self._settle(order.task_id, Status.CANCELLED, Caught(False, CancelledError(order.reason)))
+    def _obey_orders(self) -> None:
+        for order in self._schedule.orders(self._now):
+            if isinstance(order, Start):
+                self._start(order)
+            elif isinstance(order, Stop):
+                self._stop(order)
+            elif isinstance(order, GiveUp):
+                self._give_up(order.task_id, order.reason)
 
     def _start(self, order: Start) -> None:
         work = Work(self._calls[order.task_id], order.attempt)
@@ -221,8 +219,7 @@ class Engine:
             self._begin(work)
             return
         self._schedule.blocked(order.task_id, keeps_slot=True)
-        self._waiting[id(work)] = work
-        self._slots.ask(
+        self._waiting[id(work)] = self._slots.ask(
             work,
             lambda held: self._post(self._granted, work, held),
             lambda error: self._post(self._refused, work, error),
@@ -233,50 +230,48 @@ class Engine:
         entry = work.call.entry
         self._event("attempt.started", entry.id, attempt=work.attempt)
         if entry.timeout is not None:
-            self._wake_by(clock.monotonic() + entry.timeout)
+            self._wake_by(self._now + entry.timeout)
         self._workers.start(work)
 
     def _granted(self, work: Work, held: Held) -> None:
+        assert self._slots is not None
         if self._waiting.pop(id(work), None) is None:
-            self._give_back(held)
+            self._slots.give_back(held)
             return
         work.hold = held
-        self._schedule.admitted(work.call.entry.id, clock.monotonic())
+        self._schedule.admitted(work.call.entry.id, self._now)
         self._begin(work)
 
     def _refused(self, work: Work, error: NecrocodeError) -> None:
         if self._waiting.pop(id(work), None) is not None:
-            del self._works[work.call.entry.id]
             self._judge(work, Caught(False, error))
 
     def _lost(self, work: Work, error: NecrocodeError) -> None:
         if self._works.get(work.call.entry.id) is work:
-            self._schedule.cancel(work.call.entry.id, clock.monotonic(), str(error))
-
-    def _give_back(self, held: Held) -> None:
-        # Its heartbeat may be in the middle of a renewal, and a gate may be shut: not the engine's time.
-        assert self._slots is not None
-        threading.Thread(target=self._slots.give_back, args=(held,), name="slot-back", daemon=True).start()
+            self._schedule.cancel(work.call.entry.id, self._now, str(error))
 
     def _stop(self, order: Stop) -> None:
         work = self._works.get(order.task_id)
         if work is None:
             return  # it ended by itself since
         work.context.stop(order.reason)
-        if self._waiting.pop(id(work), None) is not None:
-            place = "free"
-        else:
-            place = self._workers.stop(work)
-            if place == "ending":
-                return
-            self._left[id(work)] = work
+        withdraw = self._waiting.pop(id(work), None)
+        if withdraw is not None:
+            withdraw()
+            self._freed = True
+            self._schedule.failed(order.task_id, order.reason, self._now)
+            self._give_up(order.task_id, order.reason)
+            return
+        place = self._workers.stop(work)
+        if place == "ending":
+            return
+        self._left[id(work)] = work
         if place == "taken":
             self._taken.add(id(work))
             assert self._schedule.limit is not None
             self._schedule.limit -= 1
         self._freed = True  # the place of what was given up may be somebody's at once
         work.ended = clock.monotonic()
-        del self._works[order.task_id]
         self._judge(work, Caught(False, timeout_of(work)))
 
     def _ended(self, work: Work, caught: Caught) -> None:
@@ -287,15 +282,15 @@ class Engine:
                 self._schedule.limit += 1
             return
         self._workers.freed()
-        del self._works[work.call.entry.id]
         self._judge(work, caught)
 
     def _judge(self, work: Work, caught: Caught) -> None:
         """What the end of an attempt means for its task."""
-        call, now = work.call, clock.monotonic()
+        call, now = work.call, self._now
         task_id = call.entry.id
-        if work.hold is not None:
-            self._give_back(work.hold)
+        del self._works[task_id]
+        if work.hold is not None and self._slots is not None:
+            self._slots.give_back(work.hold)
         if caught.ok:
             status = self._schedule.finished(task_id, None, now)
         elif isinstance(caught.value, TaskTimeoutError) and work.context.is_expired:
@@ -307,8 +302,7 @@ class Engine:
             caught = Caught(False, timeout_of(work))
         self._event(
             "attempt.finished", task_id, attempt=work.attempt, status=str(status), worker=work.worker,
-            seconds=round(max(0.0, work.ended - work.began), 6) if work.began else 0.0,
-            error="" if caught.ok else told(caught.value),
+            seconds=work.ended - work.began if work.began else 0.0, error="" if caught.ok else told(caught.value),
         )  # fmt: skip
         if status is Status.WAITING:
             delay = call.entry.policy._replace(jitter=0.0).delay(work.attempt - 1)
@@ -316,6 +310,12 @@ class Engine:
             self._wake_by(now)
             return
         self._settle(task_id, status, caught)
+
+    def _give_up(self, task_id: str, reason: str) -> None:
+        """The task ends without having begun, or without another attempt."""
+        self._works.pop(task_id, None)
+        self._event("task.cancelled", task_id, reason=reason)
+        self._settle(task_id, Status.CANCELLED, Caught(False, CancelledError(reason)))
 
     def _settle(self, task_id: str, status: Status, caught: Caught) -> None:
         """The task is over: nobody here needs it any more."""
@@ -327,4 +327,4 @@ class Engine:
 
     def _event(self, kind: str, task_id: str, **facts: Any) -> None:
         if self._tell is not None:
-            self._tell(journal.make(kind, task_id=task_id, **facts))
+            self._tell(Event(kind, self._wall, self._now, task_id=task_id, facts=facts))

@@ -40,11 +40,13 @@ class Run:
         self._loop = asyncio.get_running_loop()
         self._threads = aio.Threads()
         self._tell = Teller(manager.execution_state, self._group)
+        self._bus = manager.execution_state.event_bus
         self._members = {member.id: member for member in manager.tasks}
         self._left = len(self._members)
         self._failure: BaseException | None = None
         self._troubled = self._loop.create_future()
-        self._listeners: list[asyncio.Future[None]] = []
+        self._streams: list[asyncio.Future[None]] = []
+        self._gathering: list[asyncio.Future[None]] = []
         self._leaving: asyncio.Task[None] | None = None
         self.arrived: list[Member] = []
         self._engine = aio.Engine(Schedule(limit=self._group.max_workers), self, grace)
@@ -55,16 +57,17 @@ class Run:
         self._group.mark_started()
         self._tell.group_started()
         self._alarm = self._group.timeout and self._loop.call_later(self._group.timeout, self._time_is_up)
+        address, add = f"{self._group.address}/", self._engine.schedule.add
         for member in self._members.values():
-            member.address = f"{self._group.address}/{member.id}"
-            stored = self._tell.stored(member)
+            member.address = address + member.id
+            stored = self._tell.stored(member) if self._tell.replaying else None
             if stored is not None:
                 member.discard()
-                self._group.completed += 1
-                self._group.replayed += 1
+                self._group.count("completed")
+                self._group.count("replayed")
                 self._note(member, stored)
             else:
-                self._engine.schedule.add(Entry(member.id, policy=policy))
+                add(Entry(member.id, 0, (), (), None, policy))
         self._engine.go()
 
     @property
@@ -75,13 +78,15 @@ class Run:
     async def news(self) -> None:
         """Until another member has ended, or all is over."""
         future = self._loop.create_future()
-        self._listeners.append(future)
+        self._streams.append(future)
         await future
 
     async def finish(self) -> None:
         try:
-            while not self.is_over:
-                await self.news()
+            if not self.is_over:
+                future = self._loop.create_future()
+                self._gathering.append(future)
+                await future
         except asyncio.CancelledError:
             await self.leave("whoever waited for the group was cancelled")
             raise
@@ -103,7 +108,7 @@ class Run:
             self._manager.left = (*self._engine.deaf, *await self._threads.ended(min(1.0, self._engine.grace)))
         finally:
             self._conclude(reason)
-        await self._manager.execution_state.event_bus.settled(_SETTLE)
+        await self._bus.settled(_SETTLE)
 
     def _conclude(self, reason: str) -> None:
         if self._manager.left:
@@ -136,16 +141,18 @@ class Run:
 
     def begin(self, task_id: str, attempt: int) -> asyncio.Future[Any]:
         member = self._members[task_id]
-        if attempt == 1 and self._breaker is not None and not self._breaker.allows(self._loop.time()):
+        now, breaker = self._loop.time(), self._breaker
+        if attempt == 1 and breaker is not None and breaker.failures and not breaker.allows(now):
             refused = self._loop.create_future()
             refused.set_exception(
-                CircuitOpenError(f"Circuit breaker is open after {self._breaker.failures} failures in a row")
+                CircuitOpenError(f"Circuit breaker is open after {breaker.failures} failures in a row")
             )
             return refused
-        member.attempts, member.since = attempt, self._loop.time()
+        member.attempts, member.since = attempt, now
         context = member.context if attempt == 1 else member.context.copy()
         context.run(here.set, member.address)
-        self._tell.started(member)
+        if self._bus.is_heard:
+            self._tell.started(member)
         return self._loop.create_task(member.begin(self._threads, self._executor), context=context)
 
     def may_retry(self, task_id: str, error: BaseException) -> bool:
@@ -161,6 +168,7 @@ class Run:
 
     def ended(self, task_id: str, status: Status, value: Any, error: BaseException | None, reason: str) -> None:
         member = self._members[task_id]
+        self._engine.schedule.forget(task_id)
         seconds = member.ends(self._loop.time())
         if status is Status.DONE:
             self._succeeded(member, value, seconds)
@@ -173,9 +181,9 @@ class Run:
             self._failed(member, error, seconds)
 
     def _succeeded(self, member: Member, value: Any, seconds: float) -> None:
-        if self._breaker is not None:
+        if self._breaker is not None and self._breaker.failures:
             self._breaker.succeeded()
-        self._group.completed += 1
+        self._group.count("completed")
         result = ExecutionResult(
             result=value, execution_time=seconds, name=member.id, index=member.index, attempts=member.attempts
         )
@@ -188,7 +196,7 @@ class Run:
         if refused:
             member.discard()
         text = told(error)
-        self._group.failed += 1
+        self._group.count("failed")
         self._group.errors.append(text)
         if self._fail_fast:
             self._trouble(error, f"{member.id} failed, and the group fails fast")
@@ -199,7 +207,7 @@ class Run:
         self._note(member, result)
 
     def _cancelled(self, member: Member, reason: str) -> None:
-        self._group.cancelled += 1
+        self._group.count("cancelled")
         result = ExecutionResult(
             ok=False, erro_message=f"cancelled: {reason}", cancelled=True, execution_time=member.spent, name=member.id,
             index=member.index, attempts=member.attempts,
@@ -207,15 +215,23 @@ class Run:
         self._note(member, result)
 
     def _note(self, member: Member, result: ExecutionResult) -> None:
-        member.result = result
+        member.over(result)
         self._left -= 1
         if not self._troubled.done():
             self.arrived.append(member)
         self._tell.ended(member, result)
-        self._wake()
+        if self._streams or not self._left:
+            self._wake()
 
     def _wake(self) -> None:
-        for future in self._listeners:
-            if not future.done():
-                future.set_result(None)
-        self._listeners.clear()
+        if self._streams:
+            _set(self._streams)
+        if self._gathering and self.is_over:
+            _set(self._gathering)
+
+
+def _set(futures: list[asyncio.Future[None]]) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_result(None)
+    futures.clear()

@@ -25,14 +25,15 @@ class CircuitOpenError(RuntimeError):
 
 
 class Member:
-    """`work` is a coroutine, a future, or something to call; coroutines and futures can be used once only."""
+    """`work` is a coroutine, a future, or something to call; coroutines and futures can be used once only. Once it has
+    a `result` it has neither `work` nor `context` any more."""
 
     __slots__ = ("address", "attempts", "context", "id", "index", "name", "result", "since", "spent", "work")
 
     def __init__(self, index: int, name: str | None, work: Any) -> None:
         self.index, self.name, self.work = index, name, work
         self.id = str(index) if name is None else name
-        self.context = contextvars.copy_context()
+        self.context: Any = contextvars.copy_context()
         self.address = ""
         self.attempts = 0
         self.since: float | None = None
@@ -58,6 +59,10 @@ class Member:
             self.work.close()
         elif asyncio.isfuture(self.work):
             self.work.cancel()
+
+    def over(self, result: ExecutionResult) -> None:
+        """It has ended: what it was made of is not kept."""
+        self.result, self.work, self.context = result, None, None
 
     def ends(self, now: float) -> float:
         """The seconds that its attempts took in all."""

@@ -29,12 +29,12 @@ class Teller:
 
     def __init__(self, state: ExecutionState, group: ParallelEventGroup) -> None:
         self._history, self._bus, self._group = state.history, state.event_bus, group
-        self._replaying = state.history.has_stored
+        self.replaying = state.history.has_stored
         state.groups.append(group)
 
     def stored(self, member: Member) -> ExecutionResult | None:
         """What came of this member before the state was stored, if it need not run again."""
-        entry = self._history.stored(member.address) if self._replaying else None
+        entry = self._history.stored(member.address)
         if entry is None:
             return None
         member.attempts = entry.attempts
@@ -62,8 +62,7 @@ class Teller:
             )  # fmt: skip
 
     def started(self, member: Member) -> None:
-        if self._bus.is_heard:
-            self._about(member, ExecutionStatus.STARTED)
+        self._about(member, ExecutionStatus.STARTED)
 
     def retrying(self, member: Member, error: str) -> None:
         if self._bus.is_heard:

@@ -799,6 +799,51 @@ def test_waiting_for_a_slot_is_not_execution_time(tmp_path):
         assert pool.get_task_result(task_id, timeout=20).result == 2
 
 
+@pytest.mark.parametrize("kind", ["memory", "directory"])
+def test_what_waits_for_the_machines_slot_is_cancelled_at_once(kind, tmp_path):
+    """S3-04: it has not started; the count is true, the queue is left, and the pool goes on."""
+    from necrocode.lease import Request
+
+    ledger = MemoryLedger(limit=1) if kind == "memory" else ParallelCoordinator(tmp_path / "s", 1).ledger
+    stranger = ledger.register(Request("stranger", limit=1))
+    coordinator = ledger if kind == "memory" else ParallelCoordinator(tmp_path / "s", 1)
+
+    def waiting():
+        return list(ledger.view.waiting if kind == "memory" else ledger.snapshot().waiting)
+
+    with WorkerPool(quick(max_workers=2, coordinator=coordinator)) as pool:
+        ids = [pool.submit_task("t", s3_work.double, (number,)) for number in range(3)]
+        until(lambda: len(waiting()) == 2)
+        began = time.monotonic()
+        assert pool.abort_pending_tasks() == 3
+        assert time.monotonic() - began < 8
+        results = pool.wait_for_all(timeout=20)
+        assert [result.metrics.status for result in results] == [TaskStatus.CANCELLED] * 3
+        assert all("was cancelled: aborted" in str(result.error) for result in results)
+        assert all(result.metrics.start_time == 0.0 for result in results)
+        until(lambda: not waiting())
+        last = pool.submit_task("t", s3_work.double, (4,))
+        until(waiting)
+        ledger.release(stranger)
+        assert pool.get_task_result(last, timeout=20).result == 8
+    assert len(ids) == 3 and pool.get_summary_metrics()["cancelled"] == 3
+
+
+def test_leaving_by_an_exception_waits_for_no_slot():
+    """S3-07: the stranger keeps the machine's only slot for ever."""
+    from necrocode.lease import Request
+
+    ledger = MemoryLedger(limit=1)
+    stranger = ledger.register(Request("stranger"))
+    with pytest.raises(KeyError), WorkerPool(quick(coordinator=ledger)) as pool:
+        task_id = pool.submit_task("t", s3_work.double, (1,))
+        until(lambda: ledger.view.waiting)
+        raise KeyError
+    assert pool.get_task_result(task_id).metrics.status is TaskStatus.CANCELLED
+    until(lambda: not ledger.view.waiting)
+    ledger.release(stranger)
+
+
 def test_a_lost_lease_stops_the_work():
     """An attempt whose slot was taken away is told to stop."""
     ledger = MemoryLedger(limit=1)
