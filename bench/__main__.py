@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
+from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
 
@@ -31,26 +34,23 @@ def main() -> int:
         parser.error(f"there is no benchmark {unknown[0]!r}; there are: {', '.join(NAMES)}")
     if asked.quick:
         os.environ[QUICK] = "1"
-    if asked.where:
-        with disk.on(asked.where):
-            _run(asked.names or NAMES)
-            saved = store.save(TABLES) if asked.save else None
-    else:
-        _run(asked.names or NAMES)
-        saved = store.save(TABLES) if asked.save else None
+    with disk.on(asked.where) if asked.where else nullcontext():
+        _run(asked.names or NAMES, save=asked.save)
     OUT.mkdir(exist_ok=True)
     for curve in curves.curves(TABLES):
         print(f"drawn: {curves.write(curve, OUT)}")
-    if saved:
-        print(f"kept: {saved}")
     return 0
 
 
-def _run(names: tuple[str, ...] | list[str]) -> None:
+def _run(names: Sequence[str], *, save: bool) -> None:
+    """One after the other; what is to be kept is kept after each, since all of them take long."""
+    began = datetime.now(UTC)
     print(machine())
     for name in names:
         print(f"\n=== {name}")
         import_module(f"bench.{name}").main()
+        if save:
+            print(f"kept: {store.save(TABLES, began)}")
 
 
 if __name__ == "__main__":

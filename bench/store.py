@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +40,8 @@ SHOWN = (
 """Bench, how its title begins, our row, the peer's row, and what README calls it."""
 
 
-def save(tables: Iterable[Table]) -> Path:
-    """The tables as a new file of bench/results."""
-    now = datetime.now(UTC)
+def save(tables: Iterable[Table], now: datetime) -> Path:
+    """The tables as the file of bench/results that began then."""
     commit = subprocess.run(
         ["git", "rev-parse", "--short=12", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
     ).stdout.strip()
