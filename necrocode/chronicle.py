@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from necrocode import figures, journal, lookup, runs
 from necrocode.errors import StateUnreadable
 from necrocode.event import Event
-from necrocode.metrics import Metrics, fold
+from necrocode.metrics import Metrics
 from necrocode.order import read_result
 from necrocode.outcome import Outcome
 from necrocode.statedir import StateDir
@@ -109,13 +109,15 @@ class Chronicle(NamedTuple):
 def told(state: StateDir, run_id: str) -> Chronicle:
     """The chronicle of a run. Raises ConfigError for one that is not there, StateUnreadable for a broken plan."""
     plan = runs.Plan.load(state, run_id)
-    events = [event for event in journal.read(state.events) if figures.is_of(event, run_id)]
+    everything = list(journal.read(state.events))
+    metrics = figures.folded(everything, run_id)
+    events = [event for event in everything if figures.is_of(event, run_id)]
     clock = _Clock(events)
     goes_on = lookup.launcher_lives(state, run_id)
     outcomes = _outcomes(state, plan, events)
     return Chronicle(
-        plan, clock.began, clock.seconds(clock.last), goes_on, fold(events),
-        tuple(_stretches(events, run_id, clock)), tuple(_at_once(fold(events), clock)), outcomes,
+        plan, clock.began, clock.seconds(clock.last), goes_on, metrics,
+        tuple(_stretches(events, run_id, clock)), tuple(_at_once(metrics, clock)), outcomes,
         () if goes_on else tuple(_failures(state, plan, outcomes)),
         tuple(event for event in events if event.kind in ("lease.queued", "lease.refused", "conflict.avoided")),
         tuple(_contended(events)),

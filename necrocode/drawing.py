@@ -13,6 +13,8 @@ from necrocode.screen import Column, Row, clean, counted, duration, fit, measure
 _MARKS = {WAITING: ".", "prepare": "-", "work": "=", "verify": "v", "commit": "+", "artifacts": "+"}
 _LEGEND = "- set up   = work   v verify   + commit   . wait"
 _WIDEST = 120
+_SHORTEST = 6
+"""Of a name, when it is cut: of less, nobody sees what is meant, and the marks say more."""
 _FAILED = (
     Column("NOT DONE", 99, 20), Column("ENDED", 95, 9), Column("TRIES", 20, right=True), Column("BECAUSE", 80, 16),
     Column("NEXT", 90, 60, tail=True),
@@ -25,13 +27,20 @@ def lines(told: Chronicle, width: int, *, colored: bool = False) -> list[str]:
     parts = [
         [styled(fit(clean(_head(told)), width), "bold", colored)],
         _timeline(told, min(width, _WIDEST)),
-        [fit(clean(line), width) for line in _figures(told)],
+        [line for told_line in _figures(told) for line in _wrapped(told_line, width)],
         table(_WAITS, [Row((what, str(n), duration(s))) for what, n, s in told.contended[:8]], width, colored=colored)
         if told.contended else [],
         table(_FAILED, [_failed(one) for one in told.failures], width, colored=colored) if told.failures else [],
         [fit(clean(line), width) for line in _next(told)],
     ]  # fmt: skip
     return [line for part in parts if part for line in ["", *part]][1:]
+
+
+def _wrapped(line: str, width: int) -> list[str]:
+    """A name and its figures; what does not fit stands below them."""
+    from textwrap import wrap
+
+    return wrap(clean(line), width, subsequent_indent=" " * 12) if len(line) > width else [clean(line)]
 
 
 def _failed(one: tuple[str, str, int, str, str]) -> Row:
@@ -74,7 +83,7 @@ def _draw(cells: list[str], stretch: Stretch, scale: float) -> None:
             cells[at] = _MARKS.get(span.phase, "=")
     cells[first] = "|"
     name = fit(clean(stretch.task_id), last - first)
-    if len(name) >= min(3, len(stretch.task_id)) and measured(name) == len(name):
+    if len(name) >= min(_SHORTEST, len(stretch.task_id)) and measured(name) == len(name):
         cells[first + 1 : first + 1 + len(name)] = name
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime
 from importlib import resources
@@ -30,10 +31,16 @@ def html(told: Chronicle) -> str:
     template = environment.from_string(resources.files("necrocode").joinpath("report.html.j2").read_text())
     page: str = template.render(
         told=told, plan=told.plan, figures=figures.shown(told.metrics), shares=told.shares(),
-        began=f"{datetime.fromtimestamp(told.began):%Y-%m-%d %H:%M:%S}", width=1000.0 / (told.wall or 1.0),
-        steps=_steps(told),
+        began=f"{_moment(told.began):%Y-%m-%d %H:%M:%S %z (%Z)}", width=1000.0 / (told.wall or 1.0),
+        steps=_steps(told), ticks=[told.wall * part / 4 for part in range(5)] if told.wall else [0.0],
+        ends=dict(Counter(told.status(task.id) for task in told.plan.tasks).most_common()),
     )  # fmt: skip
     return _NOT_XML.sub("?", page)
+
+
+def _moment(seconds: float) -> datetime:
+    """In the time zone of this machine, which it names: files are read elsewhere, too."""
+    return datetime.fromtimestamp(seconds).astimezone()
 
 
 def _steps(told: Chronicle) -> str:
@@ -88,7 +95,7 @@ def junit(told: Chronicle) -> str:
     suites = ElementTree.Element("testsuites")
     attributes = {
         "name": f"necrocode {told.plan.run_id}", **{key: str(count) for key, count in counts.items()},
-        "time": f"{told.wall:.3f}", "timestamp": f"{datetime.fromtimestamp(told.began):%Y-%m-%dT%H:%M:%S}",
+        "time": f"{told.wall:.3f}", "timestamp": _moment(told.began).isoformat(timespec="seconds"),
     }  # fmt: skip
     suite = ElementTree.SubElement(suites, "testsuite", attributes)
     go_on = {failure.task_id: failure for failure in told.failures}

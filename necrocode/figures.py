@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from necrocode import journal
 from necrocode.event import Event
-from necrocode.load import Spread
-from necrocode.metrics import Figures, Metrics, fold
+from necrocode.load import Clock, Leases, Spread
+from necrocode.metrics import Figures, Fold, Metrics
 from necrocode.screen import duration
 
 
@@ -27,7 +28,18 @@ def _task_of(runner_id: str) -> str:
 
 def of_events(events_dir: Path, *, since: float | None = None, run_id: str = "") -> Metrics:
     """The metrics of what happened since then (seconds since 1970; None: ever), of one run or of everything."""
-    return fold(event for event in journal.read(events_dir, since) if is_of(event, run_id))
+    return folded(journal.read(events_dir, since), run_id)
+
+
+def folded(events: Iterable[Event], run_id: str = "") -> Metrics:
+    """The metrics of one run (or of everything) among these events. All of them are needed: what a run waited for may
+    have been a stranger's."""
+    kept, leases, clock = Fold(), Leases(), Clock()
+    for event in events:
+        leases.add(event, clock.read(event, leases))
+        if is_of(event, run_id):
+            kept.add(event)
+    return kept.result()._replace(hand_over=leases.hand_over(f"{run_id}." if run_id else ""))
 
 
 def shown(metrics: Metrics) -> list[tuple[str, str]]:

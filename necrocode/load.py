@@ -77,7 +77,7 @@ class Leases:
         self._earlier = self._live = 0
         self._first_token: int | None = None
         self._freed: list[float] = []
-        self._served: list[float] = []
+        self._served: list[tuple[float, str]] = []
 
     def add(self, event: Event, now: float) -> None:
         if event.kind not in ("lease.granted", "lease.released", "lease.reaped", "lease.fenced"):
@@ -96,7 +96,7 @@ class Leases:
         if isinstance(lease, int) and self._first_token is None:
             self._first_token = lease
         if event.facts.get("waited"):
-            self._served.append(now)
+            self._served.append((now, event.runner_id))
         if event.facts.get("slot", True):
             self._open[lease] = now
             self._changes.append((now, +1))
@@ -134,11 +134,14 @@ class Leases:
         length = before - timeline[0][0] if timeline else 0.0
         return Concurrency(most, area / length if length > 0 else float(most), tuple(timeline), self._live)
 
-    def hand_over(self) -> Spread:
-        """Each grant to a waiter with the latest end before it that no other such grant is put down to."""
+    def hand_over(self, prefix: str = "") -> Spread:
+        """Each grant to a waiter with the latest end before it that no other such grant is put down to; of waiters
+        whose id begins so, though anybody's end may be what they waited for."""
         free, seconds = sorted(self._freed), []
-        for now in sorted(self._served):
+        for now, runner_id in sorted(self._served):
             at = bisect_right(free, now) - 1
             if at >= 0:
-                seconds.append(now - free.pop(at))
+                took = now - free.pop(at)
+                if runner_id.startswith(prefix):
+                    seconds.append(took)
         return Spread.of(seconds)

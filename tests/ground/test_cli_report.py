@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterator
+from datetime import datetime
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,7 @@ def _check_page(page: Page, run: str) -> None:
     assert page.tags.count("svg") == 2 and page.tags.count("rect") > 8
     assert "script" not in page.tags and page.loads == []
     assert run in page.text and f"necrocode logs {run}/bad" in page.text
+    assert re.search(r"began \d{4}-\d\d-\d\d \d\d:\d\d:\d\d [+-]\d{4}", page.text)  # whoever reads it may be elsewhere
 
 
 def _check_trace(trace: dict[str, Any], told: dict[str, Any]) -> None:
@@ -140,6 +142,7 @@ def _check_trace(trace: dict[str, Any], told: dict[str, Any]) -> None:
 
 def _check_junit(path: Path) -> None:
     suite = ElementTree.parse(path).getroot()[0]
+    assert datetime.fromisoformat(suite.get("timestamp") or "").tzinfo is not None
     assert {key: suite.get(key) for key in ("tests", "failures", "skipped")} == {
         "tests": "5", "failures": "1", "skipped": "1"
     }  # fmt: skip
@@ -172,6 +175,8 @@ def _check_that_all_figures_are_the_same(cli: Cli, run: str, ours: dict[str, Any
         (line,) = re.findall(rf"^{name} +(.*)$", shown, re.MULTILINE)
         assert line in cli("report", run).stdout and line in page
     assert everything["hand_over"]["samples"] == 1  # from the stranger, who is nobody's run
+    assert ours["hand_over"] == everything["hand_over"]  # the stranger's end counts, though it is not of the run
+    assert ours["hand_over"]["max"] < ours["total"]["waits"]["max"]
     assert total["conflicts_detected"] == 1 and total["conflicts_avoided"] == 1 and total["retries"] == 1
     assert (
         f"conflicts {total['conflicts_detected']} detected, {total['conflicts_avoided']} avoided"
@@ -192,6 +197,26 @@ def test_a_retry_goes_on_where_the_run_ended(cli: Cli) -> None:
     told = cli.json("report", run)
     assert told["wall"] < 600 and len(told["stretches"]) == 2
     assert all(0 <= one["begin"] <= one["end"] <= told["wall"] for one in told["stretches"])
+
+
+def test_a_run_of_many_is_read_on_a_narrow_screen(cli: Cli) -> None:
+    """60 tasks: no line is cut but names in the timeline, every failure and its command is whole, in 80 columns."""
+    tasks = "".join(
+        f'[[task]]\nid = "a-long-name-of-a-task-{n:02}"\ncommand = ["{"false" if n == 7 else "true"}"]\n'
+        'workspace = "none"\n'
+        for n in range(60)
+    )
+    (cli.where / "tasks.toml").write_text(tasks)
+    assert cli("run", "tasks.toml", "-n", "8", "-q").returncode == 1
+    shown = cli("report", COLUMNS="80", NO_COLOR="1").stdout
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "59 done" in shown and re.search(
+        r"^a-long-name-of-a-task-07 .*/a-long-name-of-a-task-07$", shown, re.MULTILINE
+    )
+    figures = shown.partition("time went")[2].partition("NOT DONE")[0]
+    assert "…" not in figures
+    page = cli("report", "--html", "-").stdout
+    assert all(f"a-long-name-of-a-task-{n:02}" in page for n in range(60))
 
 
 def test_names_from_files_are_only_text_in_a_page(cli: Cli, tmp_path: Path) -> None:
