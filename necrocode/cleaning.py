@@ -10,16 +10,19 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-from necrocode import git, journal, lookup, process, runs, workspace
+from necrocode import git, journal, lookup, process, runs, scratch, workspace
 from necrocode.board import KEEP_SECONDS
 from necrocode.claim import Claim
-from necrocode.errors import ConfigError, GitFailed, NecrocodeError
+from necrocode.errors import ConfigError, GitFailed, NecrocodeError, StateUnreadable
 from necrocode.lease import Request
 from necrocode.ledger import lifeline
 from necrocode.ledger.files import FileLedger
+from necrocode.order import taken_by
 from necrocode.screen import counted, duration
 from necrocode.statedir import StateDir, mark
 from necrocode.workspace import Leftover
@@ -50,6 +53,7 @@ def survey(ledger: FileLedger, where: Path, *, older: float = KEEP_SECONDS, forc
     return [
         *_leases(ledger),
         *workspaces,
+        *_scratch(ledger),
         *_trash(plans.values()),
         *_old_runs(state, plans, kept, older),
         *_old_files(state, older),
@@ -179,6 +183,37 @@ def _removal(ledger: FileLedger, left: Leftover, force: bool) -> Callable[[], st
         return f"saved as {', '.join(saved)}" if saved else ""
 
     return remove
+
+
+def _scratch(ledger: FileLedger) -> Iterator[Thing]:
+    """The TMPDIRs of attempts that nobody carries any more; one may have served several attempts of one runner."""
+    state, holding = ledger.state, _holding(ledger)
+    found: dict[str, list[str]] = {}
+    for run_id in sorted(os.listdir(state.runs)):
+        for _, folder in chain(*runs.attempts_of_all(state, run_id).values()):
+            runner_id = f"{run_id}.{folder.name}"
+            for path in () if {run_id, runner_id} & holding else _remains(folder):
+                found.setdefault(path, []).append(runner_id)
+    for path, users in found.items():
+        busy = {pid for runner_id in users for pid in process.marked(mark(state.root, runner_id))}
+        keep = f"processes use it: pid {', '.join(map(str, sorted(busy)[:5]))}" if busy else ""
+        yield Thing("scratch", path, f"of {users[-1]}, whose runner has ended", keep, partial(_scratch_removed, path))
+
+
+def _remains(folder: Path) -> list[str]:
+    try:
+        carrier = taken_by(folder)
+    except StateUnreadable:
+        carrier = None
+    if carrier and not process.is_gone(carrier):
+        return []
+    left = scratch.remains(folder, carrier)
+    return left if carrier else [path for path in left if _age(Path(path)) > _JUST_NOW]
+
+
+def _scratch_removed(path: str) -> str:
+    scratch.remove(path)
+    return ""
 
 
 def _trash(plans: Iterable[runs.Plan]) -> Iterator[Thing]:

@@ -7,14 +7,17 @@ import os
 import signal
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import NamedTuple
 
-from necrocode import journal, lookup, process, runs
+from necrocode import journal, lookup, process, runs, scratch
 from necrocode.clock import monotonic
+from necrocode.errors import StateUnreadable
 from necrocode.lease import Identity
 from necrocode.ledger import lifeline
 from necrocode.ledger.files import FileLedger
 from necrocode.lookup import Found
+from necrocode.order import taken_by
 from necrocode.process import who
 from necrocode.statedir import mark, read
 
@@ -100,6 +103,8 @@ def stop(ledger: FileLedger, chosen: list[Target], grace: float) -> list[Stopped
             one.look(monotonic())
         time.sleep(_LOOK)
     ledger.sweep()
+    for one in stopping:
+        one.clear_up()
     return [one.stopped() for one in stopping]
 
 
@@ -158,6 +163,18 @@ class _Stopping:
 
     def _settled(self, how: str, seconds: float) -> None:
         self.how, self._seconds = how, seconds
+
+    def clear_up(self) -> None:
+        """Remove the TMPDIR of a runner that could not do it itself."""
+        folder = runs.run_folder(self._state, self.target.run_id) / self.target.runner_id.removeprefix(
+            f"{self.target.run_id}."
+        )
+        if not self.target.runner_id or self.how == "alive" or self._survivors or not folder.is_dir():
+            return
+        with suppress(StateUnreadable):
+            carrier = taken_by(folder)
+            for path in scratch.remains(folder, carrier) if carrier and process.is_gone(carrier) else ():
+                scratch.remove(path)
 
     def stopped(self) -> Stopped:
         return Stopped(self.target.name, self.target.state, self.how, self._seconds, self._survivors)

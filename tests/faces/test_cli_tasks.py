@@ -15,11 +15,13 @@ import pytest
 from actors import Puppet
 from cli_call import Cli, calls, is_alive, kill, until
 
-from necrocode import journal
+from necrocode import journal, process, scratch
 from necrocode.claim import Claim
 from necrocode.lease import Request
 from necrocode.ledger.files import FileLedger
+from necrocode.order import taken_by
 from necrocode.runs import runs
+from necrocode.statedir import mark
 
 TASKS = '''
 [[task]]
@@ -223,11 +225,38 @@ def test_stop_what_a_killed_launcher_and_a_killed_runner_left(cli: Cli, run: str
     kill(runner["pid"])
     until(lambda: not is_alive(runner["pid"]))
     assert is_alive(pid)
+    (place,) = scratch_of(cli, run, "slow.1")
     done = cli("stop", "--all", "--grace", "1")
+    assert not os.path.exists(place)
     assert done.returncode == 0 and "had died; what it left was ended" in done.stdout, done
     assert not is_alive(pid)
     assert cli.json("status")["runners"] == []
     assert "nobody follows its run now" in cli("why", f"{run}/second").stdout
+
+
+def scratch_of(cli: Cli, run: str, attempt: str) -> list[str]:
+    folder = cli.state / "runs" / run / attempt
+    return scratch.remains(folder, taken_by(folder))
+
+
+def test_gc_removes_the_scratch_directory_that_a_killed_runner_left_once_nobody_uses_it(
+    cli: Cli, run: str, tmp_path: Path
+) -> None:
+    cli.started[0].kill()
+    cli.started[0].wait()
+    assert not [thing for thing in cli.json("gc")["things"] if thing["kind"] == "scratch"]
+    runner = cli.json("status")["runners"][0]["pid"]
+    kill(runner)
+    until(lambda: not is_alive(runner))
+    (place,) = scratch_of(cli, run, "slow.1")
+    cli.json("gc", "--yes")
+    assert os.path.exists(place), "the agent lives, and may have its files there"
+    pid = int((tmp_path / "pid").read_text())
+    kill(pid)
+    until(lambda: not process.marked(mark(cli.state, f"{run}.slow.1")))
+    (Path(place) / "left").touch()
+    (thing,) = [thing for thing in cli.json("gc", "--yes")["things"] if thing["kind"] == "scratch"]
+    assert (thing["name"], thing["do"]) == (place, "removed") and not os.path.exists(place)
 
 
 def test_a_task_in_several_runs_is_that_of_the_newest_but_for_stopping(cli: Cli, run: str, tmp_path: Path) -> None:
