@@ -9,7 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -121,8 +121,7 @@ class Attempt:
             self._told("granted")
             about = {"attempt": self.order.attempt, "workspace": self.order.path, "branch": self.order.branch}
             self._tell("attempt.started", **about)
-            outcome = self._outcome(self._pass_through(lease))
-            self._publish_result(lease, outcome)
+            outcome = self._published(lease, self._outcome(self._pass_through(lease)))
         self._retire(outcome)
         about = {"attempt": outcome.attempt, "status": str(outcome.status), "error": outcome.error}
         self._tell("attempt.finished", **about, seconds=outcome.seconds)
@@ -261,15 +260,15 @@ class Attempt:
             "artifacts": {"diff": "diff.patch"},
         }
 
-    def _publish_result(self, lease: Lease, outcome: Outcome) -> None:
+    def _published(self, lease: Lease, outcome: Outcome) -> Outcome:
         """The result, durable, once. A lost lease still tells of its loss, which publishes nothing."""
-        if outcome.status is Status.LOST:
-            return write_result(self._folder, outcome)
         try:
-            with self.ledger.publishing(lease):
+            with self.ledger.publishing(lease) if outcome.status is not Status.LOST else nullcontext():
                 write_result(self._folder, outcome)
         except LeaseLost as lost:
-            write_result(self._folder, outcome._replace(status=Status.LOST, error=str(lost), error_kind="lost"))
+            outcome = outcome._replace(status=Status.LOST, error=str(lost), error_kind="lost")
+            write_result(self._folder, outcome)
+        return outcome
 
     # ---- telling
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from necrocode.clock import monotonic
 from necrocode.hand import Hand
 from necrocode.nursery import Nursery
 from necrocode.order import taken_by
@@ -60,9 +61,10 @@ class Crew:
     def _dismiss(self, patience: float) -> None:
         for hand in self._hands:
             hand.dismiss()
+        until = monotonic() + patience
         for hand in self._hands:
-            hand.close(patience)
-        self._nursery.close(patience)
+            hand.close(max(0.0, until - monotonic()))
+        self._nursery.close(max(0.0, until - monotonic()))
 
     def wake(self) -> None:
         """End the sleep of `listen`. Safe to call from a signal handler, at any time."""

@@ -18,7 +18,7 @@ from necrocode.launcher import alone
 from necrocode.lease import Identity
 from necrocode.ledger import lifeline
 from necrocode.ledger.files import FileLedger
-from necrocode.order import read_result, take, taken_by, write_result
+from necrocode.order import read_result, take, taken_by, unheard, write_result
 from necrocode.outcome import Outcome, Status
 from necrocode.remains import clear_done
 from necrocode.retry import Policy
@@ -26,6 +26,7 @@ from necrocode.runs import Plan, attempt_folder, attempts_of_all, run_folder
 from necrocode.schedule import Behind, Entry, GiveUp, Schedule, Start, Stop
 from necrocode.statedir import mark, to_json, told
 from necrocode.task import Task
+from necrocode.vigil import Vigil
 
 _FINAL_ERRORS = ("not_found", "not_executable", "needs_attention")
 """Why another attempt would end the same way."""
@@ -51,6 +52,7 @@ class Fleet:
         self._blocked: set[str] = set()
         self._granted: dict[str, None] = {}
         self._crew = Crew(self._state, run_folder(self._state, plan.run_id) / "runners.log")
+        self._vigil = Vigil(ledger, plan.heartbeat_timeout, max(plan.heartbeat_timeout, plan.grace))
         self._interrupts = self._obeyed = 0
         self._resumed = False
 
@@ -117,7 +119,7 @@ class Fleet:
         try:
             order = self.plan.order(self._state, task, number, self.outcomes)
         except NecrocodeError as error:
-            write_result(folder, _end(task.id, folder, Status.FAILED, str(error), "needs_attention"))
+            write_result(folder, unheard(task.id, folder, Status.FAILED, str(error), "needs_attention"))
             self._crew.adopt(task.id, folder, "")
             return self._conclude(task.id)
         self._state.write(folder / "task.json", to_json(order.to_dict()))
@@ -137,8 +139,8 @@ class Fleet:
     # ---- facts
 
     def _listen(self, timeout: float | None) -> None:
-        adopted = self._crew.adopted
-        for task_id, said in self._crew.listen(timeout):
+        adopted, pause = self._crew.adopted, self._vigil.pause()
+        for task_id, said in self._crew.listen(pause if timeout is None else min(timeout, pause)):
             if not task_id:
                 self._interrupted()
             elif said["said"] == "gone":
@@ -147,6 +149,13 @@ class Fleet:
                 self._said(task_id, said)
         for task_id in adopted:
             self._look_after(task_id)
+        self._keep_vigil()
+
+    def _keep_vigil(self) -> None:
+        under_way = {running.runner_id: task_id for task_id, running in self._crew.running.items()}
+        folders = {running.runner_id: running.folder for running in self._crew.running.values()}
+        for runner_id in list(self._vigil.lost(folders)):
+            self._lost(under_way[runner_id], "its lease was revoked, since its runner gave no sign of life")
 
     def _interrupted(self) -> None:
         while self._obeyed < self._interrupts:  # another may come at any moment, and must not be lost
@@ -166,7 +175,7 @@ class Fleet:
             raise StateUnusable(said["path"], said["reason"], hint=said["hint"])
         if what in ("broken", "refused"):
             folder = Path(said["folder"])
-            write_result(folder, _end(task_id, folder, Status.FAILED, said["error"], "broken"))
+            write_result(folder, unheard(task_id, folder, Status.FAILED, said["error"], "broken"))
             return self._conclude(task_id)
         if what == "waiting":
             self._blocked.add(task_id)
@@ -233,8 +242,9 @@ class Fleet:
 
     # ---- the dead and the adopted
 
-    def _lost(self, task_id: str) -> None:
-        """The runner died. Whatever its tree still does is ended, and its attempt can have no other result."""
+    def _lost(self, task_id: str, why: str = "its runner died") -> None:
+        """The runner died, or is as good as dead. Whatever its tree still does is ended, and its attempt can have no
+        other result."""
         running = self._crew.running[task_id]
         if self._result(running.folder) is None:
             if running.hand and running.hand.proven and taken_by(running.folder) is None:
@@ -243,15 +253,15 @@ class Fleet:
             process.end_tree(mark(self._state.root, running.runner_id), grace=self.plan.grace)
             for path in scratch.remains(running.folder, taken_by(running.folder)):
                 scratch.remove(path)
-            self._write_end(task_id, running)
+            self._write_end(task_id, running, why)
             self._ledger.sweep()
         return self._conclude(task_id)
 
-    def _write_end(self, task_id: str, running: Running) -> None:
+    def _write_end(self, task_id: str, running: Running, why: str) -> None:
         """What is to be said of an attempt whose runner says no more."""
         stopping = self.schedule.standing(task_id).status is Status.STOPPING
-        how = (Status.CANCELLED, "it was stopped", "stopped") if stopping else (Status.LOST, "its runner died", "lost")
-        end = _end(task_id, running.folder, *how)
+        how = (Status.CANCELLED, "it was stopped", "stopped") if stopping else (Status.LOST, why, "lost")
+        end = unheard(task_id, running.folder, *how)
         write_result(running.folder, end._replace(runner_id=running.runner_id))
         if not stopping:
             self._tell("attempt.lost", task_id, attempt=end.attempt)
@@ -307,14 +317,9 @@ class Fleet:
         """Whether a runner took the attempt. When none did, none ever will: the attempt is given up here."""
         if not take(folder):
             return True
-        write_result(folder, _end(task_id, folder, Status.CANCELLED, "its launcher died before it began", "not_begun"))
+        why = "its launcher died before it began"
+        write_result(folder, unheard(task_id, folder, Status.CANCELLED, why, "not_begun"))
         return False
 
     def _tell(self, kind: str, task_id: str = "", **facts: Any) -> None:
         journal.append(self._state.events, [journal.make(kind, task_id=task_id, run_id=self.plan.run_id, **facts)])
-
-
-def _end(task_id: str, folder: Path, status: Status, error: str, kind: str) -> Outcome:
-    """The outcome of an attempt of which no runner tells."""
-    now, number = time.time(), int(folder.name.rpartition(".")[2])
-    return Outcome(task_id, status, number, error, kind, started=now, ended=now)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -12,7 +13,7 @@ from necrocode import process, workspace
 from necrocode.claim import Claim
 from necrocode.errors import StateUnreadable
 from necrocode.lease import Identity
-from necrocode.outcome import Outcome
+from necrocode.outcome import Outcome, Status
 from necrocode.statedir import put, read_json, sync_folder, to_json, told
 from necrocode.task import Argv, Task
 
@@ -137,6 +138,12 @@ def write_result(folder: Path, outcome: Outcome) -> None:
             sync_folder(folder)
 
 
+def unheard(task_id: str, folder: Path, status: Status, error: str, kind: str) -> Outcome:
+    """The outcome of an attempt of which no runner tells."""
+    now, number = time.time(), int(folder.name.rpartition(".")[2])
+    return Outcome(task_id, status, number, error, kind, started=now, ended=now)
+
+
 def read_result(folder: Path) -> Outcome | None:
     """The outcome of an attempt, None while there is none. Raises StateUnreadable."""
     path = folder / "result.json"
@@ -144,5 +151,5 @@ def read_result(folder: Path) -> Outcome | None:
         return Outcome.from_dict(read_json(path))
     except FileNotFoundError:
         return None
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise StateUnreadable(str(path), f"is no result ({error!r})") from error

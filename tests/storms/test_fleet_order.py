@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -14,12 +15,14 @@ from fleet_bench import Bench, statuses
 from necrocode import journal, process
 from necrocode.claim import Claim
 from necrocode.errors import ResourceConflictError, StateUnusable
+from necrocode.fleet import Fleet
 from necrocode.launcher import alone
-from necrocode.lease import Request
+from necrocode.lease import Identity, Request
 from necrocode.order import read_result, take, taken_by, write_result
 from necrocode.outcome import Outcome, Status
 from necrocode.process.who import send
-from necrocode.runs import Plan, attempt_folder
+from necrocode.runs import Plan, attempt_folder, attempts_of_all
+from necrocode.statedir import mark
 from necrocode.task import Task
 from necrocode.testing import wait_for
 
@@ -238,6 +241,67 @@ def test_a_lease_that_is_fenced_from_outside_is_lost_and_done_again(home: Bench)
     assert home.git("show", f"{outcomes['t'].branch}:n.txt") == "2"
     assert [result and result.status for result in home.attempts(plan)["t"]] == [Status.LOST, DONE]
     assert home.git("log", "--format=%s", f"{plan.base}..{outcomes['t'].branch}").count("\n") == 0
+
+
+def stopped_at_work(bench: Bench, plan: Plan, fleet: Fleet) -> tuple[threading.Thread, Identity]:
+    """A run whose first attempt works, and whose runner has been stopped meanwhile; the runner."""
+    thread = threading.Thread(target=fleet.run)
+    thread.start()
+    wait_for(lambda: bench.begun, within=30.0)
+    carrier = taken_by(attempt_folder(bench.state, plan.run_id, "t", 1))
+    assert carrier and send(carrier.pid, carrier.start_ticks, signal.SIGSTOP)
+    return thread, carrier
+
+
+def test_a_runner_that_stays_stopped_loses_its_attempt_and_finds_that_out_when_it_wakes(bench: Bench) -> None:
+    """The agent of the stopped runner is ended; its task is done by another; nothing is published twice."""
+    late = bench.tmp / "late"
+    script = f"test $NECROCODE_ATTEMPT = 2 || {{ sleep 100; touch {late}; }}"
+    plan = bench.plan(bench.task("t", script), heartbeat_timeout=1.0, grace=60.0)
+    fleet = bench.fleet(plan)
+    thread, carrier = stopped_at_work(bench, plan, fleet)
+    wait_for(lambda: bench.heard("finished"), within=60.0)
+    assert process.marked(mark(bench.state.root, f"{plan.run_id}.t.1")) == []
+    assert not process.is_gone(carrier)
+    assert send(carrier.pid, carrier.start_ticks, signal.SIGCONT)
+    thread.join(30)
+    assert not thread.is_alive() and (fleet.outcomes["t"].status, fleet.outcomes["t"].attempt) == (DONE, 2)
+    first, second = bench.attempts(plan)["t"]
+    assert first and (first.status, first.error_kind) == (Status.LOST, "lost") and "no sign of life" in first.error
+    assert second and second.ok and "no sign of life" in fleet_words(bench, "retrying")
+    wait_for(lambda: process.is_gone(carrier), within=30.0)
+    kinds = [event.kind for event in journal.story(bench.state.events, runner_id=f"{plan.run_id}.t.1")]
+    assert "lease.fenced" in kinds and "lease.published" not in kinds and not late.exists()
+    bench.assert_at_rest(plan)
+
+
+def fleet_words(bench: Bench, what: str) -> str:
+    return " ".join(str(facts.get("error")) for _, said, facts in bench.told if said == what)
+
+
+def test_a_runner_that_never_wakes_does_not_keep_its_workspace_for_ever(home: Bench) -> None:
+    script = "echo $NECROCODE_ATTEMPT > n.txt; test $NECROCODE_ATTEMPT = 2 || sleep 100"
+    plan = home.plan(home.task("t", script), heartbeat_timeout=1.0, grace=1.0)
+    fleet = home.fleet(plan)
+    thread, carrier = stopped_at_work(home, plan, fleet)
+    thread.join(90)
+    assert not thread.is_alive() and process.is_gone(carrier)
+    assert [result and result.status for result in home.attempts(plan)["t"]] == [Status.LOST, DONE]
+    assert home.git("show", f"{fleet.outcomes['t'].branch}:n.txt") == "2"
+    home.assert_at_rest(plan)
+
+
+def test_a_task_whose_runners_all_stop_is_given_up_after_three(bench: Bench) -> None:
+    """Poison, whether it kills its runner or only stops it."""
+    plan = bench.plan(bench.task("t", "kill -STOP $PPID; sleep 100"), heartbeat_timeout=1.0, grace=0.5)
+    fleet = bench.fleet(plan)
+    assert statuses(fleet.run()) == {"t": Status.LOST} and fleet.schedule.standing("t").status is FAILED
+    assert [result and result.status for result in bench.attempts(plan)["t"]] == [Status.LOST] * 3
+    for folder in attempts_of_all(bench.state, plan.run_id)["t"]:
+        carrier = taken_by(folder[1])
+        assert carrier
+        send(carrier.pid, carrier.start_ticks, signal.SIGKILL)
+    wait_for(lambda: not bench.runners(plan))
 
 
 # -- stopping
