@@ -17,9 +17,10 @@ from necrocode.errors import GateTimeout, LeaseLost, StateUnreadable
 from necrocode.event import Event
 from necrocode.lease import Lease, RunnerInstance
 from necrocode.ledger import lifeline, waiting
+from necrocode.ledger.book import Book
 from necrocode.ledger.gate import DECIDED, Gate, reset_after_fork
 from necrocode.ledger.placing import LEASES, Placing, record_at
-from necrocode.ledger.records import Book, Damaged, LeaseName, read_record, runner_of
+from necrocode.ledger.records import Damaged, LeaseName, read_record, runner_of
 from necrocode.ledger.snapshot import Snapshot, take
 from necrocode.ledger.terms import read_terms, terms_of
 from necrocode.liveness import PUBLISHING_BOUND, Observer, may_publish
@@ -55,7 +56,7 @@ class FileLedger(Placing):
 
     def _start_anew(self) -> None:
         """Nothing read, nothing owed to anybody: at first, and in a forked child."""
-        self._book = Book(self.state, lambda runner_id: lifeline.is_held(self._life(runner_id)))
+        self._book = Book(self.state, self._door.ring, lambda runner_id: lifeline.is_held(self._life(runner_id)))
         self._told: deque[Event] = deque()
         self._to_kill: deque[RunnerInstance] = deque()
         self._to_wake: list[str] = []
@@ -110,9 +111,9 @@ class FileLedger(Placing):
             kept = {} if self._book.trouble else self.view.quotas
             path = self.state.root / "config.json"
             if self._book.trouble:
-                self._book.set_aside(path, self._book.trouble.reason)
+                self._book.set_aside("config.json", self._book.trouble.reason)
             self.state.write(path, to_json(terms_of(known, kept if quotas is None else quotas)), durable=True)
-            self._book.sync()
+            self._book.sync_terms()
             self._schedule()
 
     def has_waiters(self) -> bool:

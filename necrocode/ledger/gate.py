@@ -2,7 +2,8 @@
 
 The lock file is never unlinked and never replaced. Line 1 is the counter and the boot it belongs to; line 2, at a
 fixed offset, says `free <generation>` or `held <generation> pid=.. op=..`. A `held` that nobody holds was left by
-a process that died inside: the next one in finishes what it may have left undone.
+a process that died inside: the next one in finishes what it may have left undone. Line 3 and all that follow are the
+ring: what was changed last.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ from contextlib import contextmanager, suppress
 from necrocode import process
 from necrocode.errors import Deadlock, GateTimeout, LeaseLost, Refused, StateUnreadable, StateUnusable
 from necrocode.ledger.records import LeaseName, QueueName
+from necrocode.ledger.ring import START, WIDTH, Ring
 from necrocode.statedir import UNSHARED, StateDir, flock, refused, share, told
 
 _COUNTER = 64
 """Bytes of the counter's line."""
-_LENGTH = 160
-"""Bytes of the whole file."""
+_LENGTH = START - WIDTH
+"""Bytes of the counter and of who is inside; the ring follows."""
 _LARGEST = 1 << 53
 DECIDED = (Refused, LeaseLost, Deadlock, StateUnreadable)
 """Answers: everything is as it should be. After any other error a move may have been cut short."""
@@ -42,6 +44,7 @@ class Gate:
         self._threads = threading.Lock()
         self._pid = 0
         self._inside = -1
+        self.ring = Ring(str(state.root))
         self.counter = 0
         self.generation = 0
         self.crashed = False
@@ -85,17 +88,18 @@ class Gate:
 
     def _enter(self, operation: str, patience: float) -> None:
         self._lock(patience)
-        text = os.pread(self._inside, _LENGTH, 0)
-        self._take_counter(text[:_COUNTER])
-        free, generation = _parse_state(text[_COUNTER:])
+        text = os.pread(self._inside, START, 0)
+        known = self._take_counter(text[:_COUNTER])
+        free, generation = _parse_state(text[_COUNTER:_LENGTH])
         self.crashed, self.generation, self.owes = not free, generation + 1, False
         self._write_state(
             f"held {self.generation} pid={os.getpid()} op={operation.replace(' ', '-')} mono={time.monotonic():.3f}"
         )
+        self.ring.open(self._inside, text[_LENGTH:], generation if known else 0)
 
     def _leave(self) -> None:
         if not self.owes:
-            self._write_state(f"free {self.generation}")
+            self._write_state(f"free {self.generation}", self.ring.close(self.generation))
 
     def _unlock(self) -> None:
         if self._descriptor is not None and self._pid == os.getpid():
@@ -121,7 +125,9 @@ class Gate:
                 return flock(self._inside, fcntl.LOCK_EX | fcntl.LOCK_NB, self._path)
             except BlockingIOError:
                 if (now := time.monotonic()) > deadline:
-                    inside = os.pread(self._inside, _LENGTH, _COUNTER).decode(errors="replace").strip(" \n\0")
+                    inside = (
+                        os.pread(self._inside, _LENGTH - _COUNTER, _COUNTER).decode(errors="replace").strip(" \n\0")
+                    )
                     raise GateTimeout(self._path, patience, inside) from None
             attempt += 1
             if attempt < 4:
@@ -165,15 +171,18 @@ class Gate:
             with suppress(OSError):
                 os.close(descriptor)
 
-    def _take_counter(self, line: bytes) -> None:
+    def _take_counter(self, line: bytes) -> bool:
+        """Read it; False when it was damaged, or belongs to an earlier boot."""
         words = line.split()
         intact = len(words) == 2 and len(words[0]) == 20 and words[0].isdigit() and int(words[0]) < _LARGEST
         self.counter = int(words[0]) if intact else self._largest_in_use()
-        if not intact or words[1] != _boot().encode():
-            # A token must outgrow every earlier one, also those that a power cut took off the disk.
-            self.counter = ((self.counter >> 32) + 1) << 32
-            self._write_counter()
-            os.fsync(self._inside)
+        if intact and words[1] == _boot().encode():
+            return True
+        # A token must outgrow every earlier one, also those that a power cut took off the disk.
+        self.counter = ((self.counter >> 32) + 1) << 32
+        self._write_counter()
+        os.fsync(self._inside)
+        return False
 
     def _largest_in_use(self) -> int:
         """For a fresh lock file, or a damaged one: no token that anybody has may be given out again."""
@@ -188,9 +197,10 @@ class Gate:
         line = f"{self.counter:020d} {_boot():<42}\n".encode()
         os.pwrite(self._inside, line, 0)
 
-    def _write_state(self, text: str) -> None:
+    def _write_state(self, text: str, header: bytes = b"") -> None:
+        # In one write, and in this order: what is cut short never names a ring of more than was done.
         width = _LENGTH - _COUNTER - 1
-        os.pwrite(self._inside, f"{text:<{width}.{width}}\n".encode(), _COUNTER)
+        os.pwrite(self._inside, f"{text:<{width}.{width}}\n".encode() + header, _COUNTER)
 
 
 def _parse_state(raw: bytes) -> tuple[bool, int]:

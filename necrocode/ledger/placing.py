@@ -13,9 +13,10 @@ from necrocode.admission import Standing, Waiter
 from necrocode.errors import LeaseLost
 from necrocode.lease import Lease, Request, RunnerInstance
 from necrocode.ledger import lifeline, waiting
+from necrocode.ledger.book import Book
 from necrocode.ledger.gate import Gate
 from necrocode.ledger.operations import Operations
-from necrocode.ledger.records import Book, Damaged, LeaseName, QueueName, read_record, record_of, standing_of
+from necrocode.ledger.records import Damaged, LeaseName, QueueName, read_record, record_of, standing_of
 from necrocode.liveness import Observer, Seen
 from necrocode.statedir import StateDir, move, put, to_json, told
 
@@ -65,10 +66,17 @@ class Placing(Operations):
     def _bury(self, runner_id: str) -> None:
         self._unlink(self._life(runner_id), self._bell(runner_id))
 
-    def _unlink(self, *paths: str) -> None:
+    def _unlink(self, *paths: str) -> bool:
+        """Whether all of them are gone."""
+        gone = True
         for path in paths:
-            with suppress(OSError):  # a sweep will do it
+            try:
                 os.unlink(path)
+            except FileNotFoundError:
+                continue
+            except OSError:
+                gone = False  # a sweep will do it
+        return gone
 
     def _owns(self, lease: Lease) -> bool:
         if lease.lifeline is None or lease.pid != os.getpid():
@@ -155,16 +163,16 @@ class Placing(Operations):
             self._unlink(draft)
             raise
         if standing.unreadable:
-            self._book.set_aside(self.state.runners / str(old), "damaged; published anew by its owner")
-        else:
-            self._unlink(f"{self._root}/runners/{old}")  # when it stays, the higher revision counts
+            self._book.set_aside(f"runners/{old}", "damaged; published anew by its owner")
+        elif not self._unlink(f"{self._root}/runners/{old}"):
+            self._door.ring.doubt()  # when it stays, the higher revision counts, and everybody has to see that
         self._book.drop_lease("runners", old)
         return renewed
 
     def _remove(self, standing: Standing) -> None:
         folder, name = "fenced" if standing.fenced else "runners", LeaseName(*standing.name)
         if standing.unreadable:
-            self._book.set_aside(self.state.root / folder / str(name), "damaged")
+            self._book.set_aside(f"{folder}/{name}", "damaged")
         else:
             os.unlink(f"{self._root}/{folder}/{name}")
         self._book.drop_lease(folder, name)

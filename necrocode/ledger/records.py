@@ -3,7 +3,6 @@
 `runners/<id>.<token>.<revision>.json` and `fenced/` alike; `queue/<c|r>-<49-priority>-<ticket>-<slot>.<id>.json`,
 where c waits for more claims and r to be registered, and <slot> is `none` (needs none), `any`, or the waiter's own
 limit: what a hand-over must know of those it passes, so that it need not read their records.
-A Book is one process's copy: names it has parsed already are not read again, since no record is ever changed.
 """
 
 from __future__ import annotations
@@ -12,17 +11,14 @@ import errno
 import json
 import os
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import NamedTuple
 
 from necrocode import process
-from necrocode.admission import Standing, View, Waiter, Wish
-from necrocode.errors import ConfigError, StateUnreadable
+from necrocode.admission import Standing, Waiter, Wish
+from necrocode.errors import ConfigError
 from necrocode.lease import PRIORITIES, SCHEMA, Request, RunnerInstance
-from necrocode.ledger.terms import read_terms
-from necrocode.statedir import StateDir, read
+from necrocode.statedir import read
 
 _BROKEN = (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError, ConfigError)
 """What parsing raises for a file that is no record."""
@@ -151,157 +147,3 @@ def record_of(request: Request) -> RunnerInstance:
 def wish_of(record: RunnerInstance) -> Wish:
     user = record.holder.user if record.holder else ""
     return Wish(record.claims, record.spec_name, user, record.heartbeat_timeout)
-
-
-class Book:
-    """The view of one state directory, kept in step with its listings. Only used inside the gate.
-
-    `trouble` is why the host's terms cannot be read (None when they can): then nobody is admitted, since nobody
-    knows to how many, and everything else works."""
-
-    def __init__(self, state: StateDir, is_held: Callable[[str], bool]) -> None:
-        self._state, self._is_held = state, is_held
-        self._root = str(state.root)
-        self._config, self._line = f"{self._root}/config.json", f"{self._root}/queue"
-        self._folders = {folder: f"{self._root}/{folder}" for folder in ("runners", "fenced")}
-        self.view = View()
-        self.trouble: StateUnreadable | None = None
-        self.quarantined: list[dict[str, str]] = []
-        self.forget()
-
-    def forget(self) -> None:
-        """Trust nothing that was read before: the next sync reads everything."""
-        self.view = View()
-        self._leases: dict[str, dict[str, LeaseName]] = {"runners": {}, "fenced": {}}
-        self._queue: dict[str, Waiter] = {}
-        self._terms: tuple[int, int, int] | None = None
-
-    def sync(self) -> bool:
-        """Read what is new; True when the host's terms are."""
-        changed = self._sync_terms()
-        self._sync_leases("runners")
-        self._sync_leases("fenced")
-        self._sync_queue()
-        return changed
-
-    def _sync_terms(self) -> bool:
-        try:
-            found = os.stat(self._config)
-            terms = (found.st_ino, found.st_size, found.st_mtime_ns)
-        except FileNotFoundError:
-            terms = (0, 0, 0)
-        if terms == self._terms:
-            return False
-        try:
-            self.view.limit, self.view.quotas = read_terms(Path(self._config))
-            self.trouble, self._terms = None, terms
-        except StateUnreadable as error:
-            self.trouble, self._terms = error, terms
-            self.view.limit = 0
-        return True
-
-    def _sync_leases(self, folder: str) -> None:
-        known, present = self._leases[folder], set(os.listdir(self._folders[folder]))
-        if known.keys() == present:
-            return
-        for name in [name for name in known if name not in present]:
-            self._forget_lease(folder, name)
-        for name in sorted(present - known.keys()):
-            self._learn_lease(folder, name)
-
-    def _forget_lease(self, folder: str, file_name: str) -> None:
-        name = self._leases[folder].pop(file_name)
-        standing = self.view.standing.get(name.runner_id)
-        if standing and (standing.name, standing.fenced) == (name, folder == "fenced"):
-            self.view.leave(name.runner_id)
-
-    def _learn_lease(self, folder: str, file_name: str) -> None:
-        path = f"{self._root}/{folder}/{file_name}"
-        try:
-            name = LeaseName.parse(file_name)
-            record = read_record(path)
-        except FileNotFoundError:
-            pass
-        except ValueError as error:
-            self.set_aside(path, str(error))
-        except Damaged as error:
-            if not self._is_held(name.runner_id):
-                self.set_aside(path, str(error))
-                return
-            # Its owner lives, so it holds what nobody can read any more: everything, until it is proven dead.
-            unknown = Standing(name.runner_id, (), *name[1:], fenced=folder == "fenced", unreadable=True)
-            self._enter(folder, name, unknown)
-        else:
-            self._enter(folder, name, standing_of(name, record, fenced=folder == "fenced"))
-
-    def _enter(self, folder: str, name: LeaseName, standing: Standing) -> None:
-        """Two revisions of one lease are left when a writer died between its two steps: the higher one counts."""
-        self._leases[folder][str(name)] = name
-        other = self.view.standing.get(name.runner_id)
-        if other is None or other.fenced != standing.fenced:
-            self.view.stand(standing)
-        elif other.name[1:] > name[1:]:
-            self._unlink_lease(folder, name)
-        else:
-            self.view.stand(standing)
-            self._unlink_lease(folder, LeaseName(*other.name))
-
-    def _unlink_lease(self, folder: str, name: LeaseName) -> None:
-        with suppress(FileNotFoundError):
-            os.unlink(f"{self._root}/{folder}/{name}")
-        self._leases[folder].pop(str(name), None)
-
-    def _sync_queue(self) -> None:
-        known, present = self._queue, set(os.listdir(self._line))
-        if known.keys() == present:
-            return
-        for name in [name for name in known if name not in present]:
-            self.view.waiting.pop(known.pop(name).key, None)
-        for name in sorted(present - known.keys()):
-            self._learn_waiter(name)
-
-    def _learn_waiter(self, file_name: str) -> None:
-        path = f"{self._root}/queue/{file_name}"
-        try:
-            name = QueueName.parse(file_name)
-        except ValueError as error:
-            return self.set_aside(path, str(error))
-        return self.add_waiter(name.waiter(lambda: self._read_wish(path)))
-
-    def _read_wish(self, path: str) -> Wish:
-        """A wish that nobody can read is for nothing; its waiter finds its entry gone, and asks again."""
-        try:
-            return wish_of(read_record(path))
-        except FileNotFoundError:
-            return Wish()
-        except Damaged as error:
-            self.set_aside(path, str(error))
-            return Wish()
-
-    def set_aside(self, path: str | os.PathLike[str], reason: str) -> None:
-        """Into quarantine with it, and remember to tell."""
-        moved_to = self._state.quarantine(Path(path))
-        if moved_to:
-            self.quarantined.append({"file": str(path), "reason": reason, "moved_to": moved_to})
-
-    def take_quarantined(self) -> list[dict[str, str]]:
-        """What was set aside since this was last asked."""
-        taken, self.quarantined = self.quarantined, []
-        return taken
-
-    # ---- moves: the disk first, then the view
-
-    def add_lease(self, folder: str, name: LeaseName, standing: Standing) -> None:
-        self._leases[folder][str(name)] = name
-        self.view.stand(standing)
-
-    def drop_lease(self, folder: str, name: LeaseName) -> None:
-        self._leases[folder].pop(str(name), None)
-
-    def add_waiter(self, waiter: Waiter) -> None:
-        self._queue[str(QueueName.of(waiter))] = waiter
-        self.view.waiting[waiter.key] = waiter
-
-    def drop_waiter(self, waiter: Waiter) -> None:
-        self._queue.pop(str(QueueName.of(waiter)), None)
-        self.view.waiting.pop(waiter.key, None)

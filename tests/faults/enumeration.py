@@ -30,8 +30,9 @@ from necrocode.testing import check
 
 LIMIT = 3
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EMFILE)
+_NAMES = ["open", "write", "pwrite", "rename", "unlink", "close", "mkfifo", "mkdir", "fsync", "ftruncate", "utime"]
 CALLS = [
-    *((os, name) for name in ("open", "write", "pwrite", "rename", "unlink", "close", "mkfifo", "mkdir", "fsync")),
+    *((os, name) for name in _NAMES),
     (fcntl, "flock"),
     (fcntl, "fcntl"),
 ]

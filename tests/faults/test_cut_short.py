@@ -10,6 +10,7 @@ from pathlib import Path
 import enumeration
 import pytest
 from actors import run_clean
+from ring_mutants import RING_MUTANTS
 
 
 @pytest.mark.parametrize("name", enumeration.OPERATIONS)
@@ -24,3 +25,15 @@ def test_refused_at_each_call(name: str, state_root: Path) -> None:
     report = run_clean(enumeration.fail_everywhere, name, str(state_root))
     assert not report.wrong, "\n".join(report.wrong)
     assert report.cut > 5 and report.past > 0
+
+
+def test_a_ring_that_believes_the_dead_is_seen(state_root: Path) -> None:
+    """Whoever dies between a move and the end of its pass has told nobody of the move."""
+    wrong = run_clean(_believing, "release with waiters", str(state_root))
+    assert wrong, "who believed a dead one's ring made no mistake"
+
+
+def _believing(name: str, base: str) -> list[str]:
+    RING_MUTANTS["crashes unnoticed"]()
+    enumeration.SLOW = 1.0  # nobody is served any sooner
+    return enumeration.kill_everywhere(name, base).wrong

@@ -10,6 +10,7 @@ import shutil
 import tempfile
 import time
 import unittest
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import pytest
@@ -17,13 +18,15 @@ from actors import run_clean
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from ring_mutants import RING_MUTANTS
 
 from necrocode import admission, liveness
 from necrocode.claim import Claim, ClaimIndex, conflict
 from necrocode.errors import LeaseLost, Refused
-from necrocode.lease import Lease, Request
+from necrocode.lease import Lease, Request, RunnerInstance
 from necrocode.ledger import lifeline
 from necrocode.ledger.files import FileLedger
+from necrocode.statedir import put, to_json
 from necrocode.testing import check
 
 PATHS = ("a", "a/1", "a/2", "a/b/1", "c/1", "a/**", "a/b/**", "*/1", "c/?", "**")
@@ -281,6 +284,46 @@ class LedgerMachine(RuleBasedStateMachine):
         self.spec.bury({*self.spec.standing, *self.spec.fenced, *(party.name for party in self.spec.waiting)})
         self.ledgers[at % 3].sweep()
 
+    @rule(at=pick, how=st.sampled_from(["by hand", "by an earlier version", "by one who dies inside"]))
+    def removed_otherwise(self, at: int, how: str) -> None:
+        """A record goes in another way than by a pass that tells of it; then somebody minds, who may be in step."""
+        self.take_over()
+        if not (name := self.of(self.spec.standing, at)):
+            return
+        lease, runners = self.leases.pop(name), self.ledgers[0].state.runners
+        before = os.stat(runners)
+        (runners / f"{name}.{lease.token}.{lease.revision}.json").unlink()
+        if how != "by hand":  # its mark in the lock file is enough
+            os.utime(runners, ns=(before.st_atime_ns, before.st_mtime_ns))
+            self._mark("free" if how == "by an earlier version" else "held")
+        with pytest.raises(LeaseLost):
+            self.ledgers[(at + 1) % 3].claim(lease, [Claim.file("other")])
+        with pytest.raises(LeaseLost):
+            self.ledgers[at % 3].release(lease)
+        del self.spec.standing[name]
+        self.sweep(at)
+
+    def _mark(self, state: str) -> None:
+        with self.ledgers[0].state.lock.open("r+b") as lock:
+            generation = int(lock.read()[64:160].split()[1])
+            lock.seek(64)
+            lock.write(f"{state} {generation + 1} op=x".ljust(95).encode() + b"\n")
+
+    @rule(at=pick, claims=some_claims)
+    def placed_by_hand(self, at: int, claims: tuple[Claim, ...]) -> None:
+        """A record of somebody dead: it stands in nobody's way once somebody minds."""
+        self.count += 1
+        name, held = f"r{self.count}", self.spec.held_by("")
+        if any(meet(claims, theirs) for _, theirs in held):
+            return
+        record = RunnerInstance(name, "", "", "", datetime.now(UTC), datetime.now(UTC), slot=False)
+        (self.ledgers[0].state.live / name).touch()
+        put(
+            self.ledgers[0].state.runners / f"{name}.{self.count}.0.json", to_json(record.with_claims(claims).to_dict())
+        )
+        self.spec.standing[name] = Party(name, claims, None, slot=False)
+        self.spec.dead.add(name)
+
     @rule(at=pick)
     def a_process_starts(self, at: int) -> None:
         """A ledger that has read nothing yet."""
@@ -318,6 +361,7 @@ TestLedgerModel.settings = settings(
 
 
 BROKEN_RULES = (
+    *RING_MUTANTS,
     "pushing in",
     "last come, first served",
     "revoked leases keep all",
@@ -332,7 +376,9 @@ def test_the_specification_tells_a_broken_rule(how: str) -> None:
 
 
 def _disagrees(how: str) -> bool:
-    if how == "pushing in":
+    if how in RING_MUTANTS:
+        RING_MUTANTS[how]()
+    elif how == "pushing in":
         admission.View.ahead_of = lambda self, waiter: ClaimIndex()  # type: ignore[method-assign]
     elif how == "last come, first served":
         admission.View.in_order = lambda self: [  # type: ignore[method-assign]

@@ -17,16 +17,21 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
+
+from ring_mutants import RING_MUTANTS
 
 from necrocode import admission, claim
 from necrocode.claim import Claim, ClaimIndex
 from necrocode.errors import Deadlock, LeaseLost, NecrocodeError, Refused
-from necrocode.lease import Lease, Request
-from necrocode.ledger import lifeline
+from necrocode.lease import Lease, Request, RunnerInstance
+from necrocode.ledger import lifeline, ring
+from necrocode.ledger.book import Book
 from necrocode.ledger.files import FileLedger
 from necrocode.ledger.gate import Gate
 from necrocode.ledger.operations import Operations
+from necrocode.statedir import to_json
 from necrocode.testing import Broken, check
 
 _fork = multiprocessing.get_context("fork")
@@ -161,6 +166,22 @@ SLOTS = 3
 
 def covered(one: Claim) -> list[str]:
     return [path for path in PATHS if claim.conflict(one._replace(shared=False), Claim.file(path))]
+
+
+def compared_havoc(root: str, seconds: float, seed: int) -> Counter[str]:
+    """The same, and whoever comes in compares what it believes with the listings; a difference is told as trouble."""
+    sync = Book.sync
+
+    def sync_and_compare(self: Book) -> bool:
+        changed = sync(self)
+        for folder in ring.FOLDERS:
+            known, there = sorted(self._names(folder)), sorted(os.listdir(f"{self._root}/{folder}"))
+            if known != there:
+                Path(self._root, "trouble").write_text(f"{folder}: {known} believed, {there} there")
+        return changed
+
+    Book.sync = sync_and_compare  # type: ignore[method-assign]
+    return havoc(root, seconds, seed)
 
 
 def havoc(root: str, seconds: float, seed: int, workers: int = 6, *, until_seen: bool = False) -> Counter[str]:
@@ -322,6 +343,62 @@ def _publish_by(ledger: FileLedger) -> Callable[[Lease], None]:
     return publish
 
 
+def meddle(root: str, seconds: float, seed: int, *, until_seen: bool = False) -> Counter[str]:
+    """Workers want one file, which somebody who knows no gate takes and gives back by hand, between their passes."""
+    place, chance, until, tally = Path(root), random.Random(seed), time.monotonic() + seconds, Tally()
+    ledger, oracle, counts = FileLedger(root), Oracle(Path(root).with_suffix(".oracle")), Counter[str]()
+
+    def work() -> None:
+        mine = FileLedger(root)
+        while time.monotonic() < until:
+            try:
+                lease = mine.register(Request(f"p{os.getpid()}", (Claim.file("a/1"),)))
+            except Refused:
+                tally.add("refused")
+                continue
+            tally.add("granted")
+            held = [oracle.take("a_1")]
+            if held == [None]:
+                tally.add("violation")
+            time.sleep(chance.random() * 0.001)
+            mine.release(lease)
+            for descriptor in filter(None, held):
+                os.close(descriptor)
+
+    children = [_forked(work, place) for _ in range(3)]
+    gate = os.open(place / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    while time.monotonic() < until and not (until_seen and tally.counts()["violation"]):
+        fcntl.flock(gate, fcntl.LOCK_EX)
+        life = None if os.listdir(place / "runners") else _placed(place, f"hand.{counts['placed'] + 1}.0.json")
+        taken = None if life is None else oracle.take("a_1")
+        fcntl.flock(gate, fcntl.LOCK_UN)
+        time.sleep(0.002)
+        if life is not None:
+            counts["placed"] += 1
+            fcntl.flock(gate, fcntl.LOCK_EX)
+            (place / "runners" / f"hand.{counts['placed']}.0.json").unlink()
+            os.unlink(place / "live" / "hand")
+            for descriptor in filter(None, (life, taken)):
+                os.close(descriptor)
+            fcntl.flock(gate, fcntl.LOCK_UN)
+            # From now on nobody may believe that it is still held.
+            ledger.release(ledger.register(Request("next", (Claim.file("hand/was/here"),))))
+            counts["stale"] += "hand" in ledger.view.standing
+    _end(children)
+    return counts + tally.counts()
+
+
+def _placed(place: Path, name: str) -> int:
+    life = os.open(place / "live" / "hand", os.O_RDWR | os.O_CREAT, 0o600)
+    fcntl.flock(life, fcntl.LOCK_EX)
+    os.write(life, f"{time.monotonic():017.6f} - {0:017.6f}\n".encode())
+    record = RunnerInstance("hand", "", "", "", datetime.now(UTC), datetime.now(UTC), slot=False)
+    data = to_json(record.with_claims((Claim.file("a/1"),)).to_dict())
+    (place / "tmp" / name).write_bytes(data)
+    (place / "tmp" / name).rename(place / "runners" / name)
+    return life
+
+
 MUTANTS = {
     "no lock": "havoc",
     "no limit": "havoc",
@@ -329,6 +406,10 @@ MUTANTS = {
     "wild claims ignored": "havoc",
     "no token check": "zombies",
     "sticky claims freed": "zombies",
+    "the ring loses entries": "havoc",
+    "the ring's counter stands still": "havoc",
+    "the ring's end unnoticed": "havoc",
+    "hands unnoticed": "meddle",
 }
 """Kernels that are broken on purpose, and the storm that must see it."""
 
@@ -350,6 +431,8 @@ def broken(how: str) -> Iterator[None]:
         ClaimIndex.conflicts = (  # type: ignore[method-assign]
             lambda self, owner, one: (hit for hit in conflicts(self, owner, one) if "*" not in hit[1].path)
         )
+    elif how in RING_MUTANTS:
+        RING_MUTANTS[how]()
     elif how == "sticky claims freed":
         admission.Standing.effective = property(  # type: ignore[method-assign,assignment]
             lambda self: () if self.fenced else self.claims
@@ -363,6 +446,8 @@ def storm_of(how: str, root: str, seconds: float, seed: int) -> int:
         try:
             if MUTANTS[how] == "zombies":
                 return zombies(root)["violation"]
+            if MUTANTS[how] == "meddle":
+                return meddle(root, seconds, seed, until_seen=True)["violation"]
             return havoc(root, seconds, seed, until_seen=True)["violation"]
         except (NecrocodeError, Broken, KeyError) as error:
             return int(bool(error.args))  # it does not even run

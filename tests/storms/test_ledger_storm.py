@@ -56,6 +56,20 @@ def test_kill_9_at_any_moment(state_root: Path, seed: int) -> None:
     assert counts["granted"] > 20 and counts["killed"] > 10 and counts["moments"] > 5
 
 
+def test_what_is_believed_is_what_lies_there(state_root: Path) -> None:
+    """Whoever comes in believes the ring, or the listings when that cannot be believed: both say the same."""
+    counts = run_clean(ledger_storm.compared_havoc, str(state_root / "state"), 4.0, 3)
+    assert not (state_root / "state" / "trouble").exists(), (state_root / "state" / "trouble").read_text()
+    assert counts["violation"] == counts["left"] == 0
+    assert counts["granted"] > 20 and counts["killed"] > 10
+
+
+def test_records_placed_and_removed_by_hand(state_root: Path) -> None:
+    counts = run_clean(ledger_storm.meddle, str(state_root / "state"), 3.0, 1)
+    assert counts["violation"] == counts["stale"] == 0
+    assert counts["granted"] > 20 and counts["refused"] > 20 and counts["placed"] > 20
+
+
 def test_the_revoked_do_nothing(state_root: Path) -> None:
     assert run_clean(ledger_storm.zombies, str(state_root / "state")) == {"refused": 20}
 
