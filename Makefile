@@ -23,10 +23,15 @@ $(VENV)/.ready: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build dist site bench/out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 bench: $(VENV)/.ready
 	$(BIN)/python -m bench
 
 bench-peers: $(VENV)/.ready
 	bench/peers.sh $(BIN)/python
+
+docs: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	$(BIN)/python docs/pages.py
+	$(BIN)/zensical build --clean
