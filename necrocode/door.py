@@ -42,7 +42,8 @@ class Door:
         sys.stdout.flush()
 
     def show(self, text: str) -> None:
-        """Lines of data on stdout."""
+        """Lines of data on stdout; of a name that is no UTF-8, what can be written of it."""
+        text = text.encode("utf-8", "replace").decode()
         sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
         sys.stdout.flush()
 
