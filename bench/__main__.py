@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -28,10 +29,12 @@ def main() -> int:
     asked = parser.parse_args()
     if asked.names == ["readme"]:
         shown = store.readme(check=asked.check)
-        print(f"README {'shows' if shown else 'did not show'} {store.newest().name}")
+        print(f"README and docs/figures {'show' if shown else 'did not show'} the newest results")
         return int(asked.check and not shown)
     if unknown := [name for name in asked.names if name not in NAMES]:
         parser.error(f"there is no benchmark {unknown[0]!r}; there are: {', '.join(NAMES)}")
+    # As an exception, so that what is mounted and made is unmounted and removed on the way out.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     if asked.quick:
         os.environ[QUICK] = "1"
     with disk.on(asked.where) if asked.where else nullcontext():

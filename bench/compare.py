@@ -88,5 +88,7 @@ def place() -> Path:
 
 
 def machine() -> str:
+    """What the figures were taken on, and how much else went on there."""
     system = f"Python {platform.python_version()}, {platform.system()} {platform.release()}"
-    return f"{os.cpu_count()} cores, {system}, {place()} on {filesystem(place())}"
+    load = os.getloadavg()[0]
+    return f"{os.cpu_count()} cores (load {load:.1f}), {system}, {place()} on {filesystem(place())}"

@@ -49,10 +49,15 @@ def _curve(bench: str, form: str, tables: Mapping[float, Table]) -> Curve:
 
 def write(curve: Curve, folder: Path) -> Path:
     """The chart as a file of its own in the folder."""
-    name = re.sub(r"[^a-z0-9]+", "-", f"{curve.bench} {curve.title}".lower()).strip("-")
-    file = folder / f"{name}.svg"
+    file = folder / file_name(curve)
     file.write_text(svg(curve))
     return file
+
+
+def file_name(curve: Curve) -> str:
+    """What the file of a chart is called."""
+    name = re.sub(r"[^a-z0-9]+", "-", f"{curve.bench} {curve.title or curve.along}".lower()).strip("-")
+    return f"{name}.svg"
 
 
 def svg(curve: Curve) -> str:

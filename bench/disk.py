@@ -21,18 +21,21 @@ _BYTES = 6 << 30
 def on(kind: str) -> Iterator[None]:
     """BENCH_DIR is such a file system meanwhile. Ends the program where that cannot be had."""
     before = os.environ.get("BENCH_DIR")
-    if kind == "tmpfs":
-        if not os.path.isdir("/dev/shm"):
-            sys.exit("there is no /dev/shm here")
-        os.environ["BENCH_DIR"] = "/dev/shm"
-        yield
-    else:
-        with _ext4() as mounted:
-            os.environ["BENCH_DIR"] = str(mounted)
+    with _ext4() if kind == "ext4" else _memory() as place:
+        os.environ["BENCH_DIR"] = str(place)
+        try:
             yield
-    os.environ.pop("BENCH_DIR")
-    if before is not None:
-        os.environ["BENCH_DIR"] = before
+        finally:
+            os.environ.pop("BENCH_DIR")
+            if before is not None:
+                os.environ["BENCH_DIR"] = before
+
+
+@contextmanager
+def _memory() -> Iterator[Path]:
+    if not os.path.isdir("/dev/shm"):
+        sys.exit("there is no /dev/shm here")
+    yield Path("/dev/shm")
 
 
 @contextmanager

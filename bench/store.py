@@ -1,7 +1,7 @@
 """Results that are kept, and what README shows of them.
 
 A result is one file in bench/results: when, on which machine, of which commit, and every table. README's figures are
-those of the newest one, written between two marks by `python -m bench readme`."""
+those of the newest ones, written between two marks by `python -m bench readme`, which draws docs/figures too."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from bench import curves
 from bench.compare import Row, Table, machine
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench" / "results"
+FIGURES = ROOT / "docs" / "figures"
 _MARKED = re.compile(r"(<!-- made by `python -m bench readme` -->\n).*?(<!-- end -->\n)", re.DOTALL)
 
 SHOWN = (
@@ -53,12 +55,15 @@ def save(tables: Iterable[Table], now: datetime) -> Path:
     return file
 
 
-def newest() -> Path:
-    """The result that README shows. Ends the program when there is none."""
-    found = sorted(RESULTS.glob("*.json"))
-    if not found:
-        sys.exit("no result is kept yet: python -m bench --save")
-    return found[-1]
+def kept() -> list[Path]:
+    """All results, the newest first. Ends the program when there is none."""
+    found = sorted(RESULTS.glob("*.json"), reverse=True)
+    return found or sys.exit("no result is kept yet: python -m bench --save")
+
+
+def latest() -> dict[str, Path]:
+    """For each benchmark the newest result that has it: not everything is measured every time."""
+    return {table.bench: file for file in reversed(kept()) for table in loaded(file)[1]}
 
 
 def loaded(file: Path) -> tuple[dict[str, Any], tuple[Table, ...]]:
@@ -69,29 +74,37 @@ def loaded(file: Path) -> tuple[dict[str, Any], tuple[Table, ...]]:
 
 
 def readme(*, check: bool = False) -> bool:
-    """Whether README showed the newest result already; otherwise, unless it is only to be checked, it does now."""
+    """Whether README and the curves showed the newest results already; unless it is only to be checked, they do
+    now."""
     page = ROOT / "README.md"
-    text = page.read_text()
-    file = newest()
-    block = "".join(f"{line}\n" for line in _block(file))
-    shown = _MARKED.sub(lambda match: match[1] + block + match[2], text)
-    if shown != text and not check:
-        page.write_text(shown)
-    return shown == text
+    block = "".join(f"{line}\n" for line in _block())
+    wanted = {page: _MARKED.sub(lambda match: match[1] + block + match[2], page.read_text())}
+    tables = [table for name, file in latest().items() for table in loaded(file)[1] if table.bench == name]
+    wanted |= {FIGURES / curves.file_name(curve): curves.svg(curve) for curve in curves.curves(tables)}
+    stale = {file: text for file, text in wanted.items() if not file.exists() or file.read_text() != text}
+    if not check:
+        FIGURES.mkdir(exist_ok=True)
+        for file, text in stale.items():
+            file.write_text(text)
+    return not stale
 
 
-def _block(file: Path) -> Iterator[str]:
-    facts, tables = loaded(file)
+def _block() -> Iterator[str]:
+    files = latest()
+    results = {file: loaded(file) for file in files.values()}
     yield "| what | necrocode | against | takes |"
     yield "|---|---|---|---|"
+    shown = []
     for bench, title, ours, theirs, what in SHOWN:
-        for table in tables:
+        for table in results[files[bench]][1] if bench in files else ():
             if table.bench == bench and table.title.startswith(title):
+                shown.append(files[bench])
                 yield from _line(table, ours, theirs, what)
     yield ""
-    name = file.relative_to(ROOT)
-    day = facts["at"].partition("T")[0]
-    yield f"{day}, {facts['machine']}; medians of interleaved runs. All of it: [{name}]({name})."
+    yield "Medians of interleaved runs; all tables:"
+    for file in dict.fromkeys(shown):
+        facts, name = results[file][0], file.relative_to(ROOT)
+        yield f"[{facts['at'].partition('T')[0]}]({name}), {facts['machine']}, commit {facts['commit']}."
 
 
 def _line(table: Table, ours: str, theirs: str, what: str) -> Iterator[str]:
