@@ -90,5 +90,5 @@ def place() -> Path:
 def machine() -> str:
     """What the figures were taken on, and how much else went on there."""
     system = f"Python {platform.python_version()}, {platform.system()} {platform.release()}"
-    load = os.getloadavg()[0]
-    return f"{os.cpu_count()} cores (load {load:.1f}), {system}, {place()} on {filesystem(place())}"
+    load = f"load {os.getloadavg()[0]:.1f}" + (f", nice {nice}" if (nice := os.nice(0)) else "")
+    return f"{os.cpu_count()} cores ({load}), {system}, {place()} on {filesystem(place())}"
