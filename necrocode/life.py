@@ -177,10 +177,13 @@ class Alarms:
     def __init__(self) -> None:
         self._moments: dict[str, float] = {}
         self._order: list[tuple[float, str]] = []
+        self.none_before = inf
+        """None is due before; asked first, since mostly none is."""
 
     def set(self, task_id: str, moment: float) -> None:
         self._moments[task_id] = moment
         heappush(self._order, (moment, task_id))
+        self.none_before = min(moment, self.none_before)
         if len(self._order) > 1000 and len(self._order) > 4 * len(self._moments):
             # Most were cleared, behind one that is still to come.
             self._order = sorted((at, one) for one, at in self._moments.items())
@@ -197,9 +200,8 @@ class Alarms:
     def due(self, now: float) -> list[str]:
         """Those whose moment has come, earliest first; each is cleared."""
         rung: list[str] = []
-        if not self._moments:
-            return rung
         while (moment := self.next()) is not None and moment <= now:
             rung.append(heappop(self._order)[1])
             del self._moments[rung[-1]]
+        self.none_before = inf if moment is None else moment
         return rung

@@ -112,8 +112,10 @@ class Schedule:
 
     def admitted(self, task_id: str, now: float) -> None:
         """The runner of this attempt has all that it claims; the attempt's clock starts now."""
-        if self._stages.enter(self._lives[task_id], "working"):
-            self._arm(self._lives[task_id], now)
+        life = self._lives[task_id]
+        timed = self._stages.enter(life, "working") and life.status is Status.RUNNING
+        if timed and life.entry.timeout is not None:
+            self._deadlines.set(task_id, now + life.entry.timeout)
 
     def blocked(self, task_id: str, *, keeps_slot: bool = False) -> None:
         """The runner of this attempt waits for somebody outside this run; the attempt's clock stands still."""
@@ -190,9 +192,9 @@ class Schedule:
             self.cancel_waiting(now, self._drained_for)
         if self._unchecked:
             self._give_up_unmeetable(now)
-        for task_id in self._deadlines.due(now):
+        for task_id in self._deadlines.due(now) if now >= self._deadlines.none_before else ():
             self._stop(self._lives[task_id], Status.TIMED_OUT, "its clock ran out", now)
-        for task_id in self._delays.due(now):
+        for task_id in self._delays.due(now) if now >= self._delays.none_before else ():
             self._make_ready(self._lives[task_id])
         room = self._stages.room(self.limit, self.most_blocked or self.limit)
         while room > 0 and (turn := self._turns.next()) is not None:
@@ -201,7 +203,8 @@ class Schedule:
                 room -= 1
             else:
                 self._put_behind(turn)
-        self._break_circles(now)
+        if self._counts[Status.WAITING]:
+            self._break_circles(now)
         orders, self._orders = self._orders, []
         return orders
 
@@ -255,10 +258,6 @@ class Schedule:
         life.attempt = attempt
         self._stages.enter(life, "starting")
         if life.entry.timeout is not None:
-            self._arm(life, now)
-
-    def _arm(self, life: Life, now: float) -> None:
-        if life.entry.timeout is not None and life.status is Status.RUNNING:
             self._deadlines.set(life.id, now + life.entry.timeout)
 
     def _stop(self, life: Life, stopped_as: Status, reason: str, now: float) -> None:

@@ -41,7 +41,7 @@ class Engine:
     ) -> None:
         self._schedule = Schedule(limit=limit if workers.most is None else min(limit, workers.most))
         self._workers, self._tell, self._slots, self._name = workers, tell, slots, name
-        self._facts: deque[tuple[Any, ...]] = deque()
+        self._facts: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self._lock, self._door, self._bell = threading.Lock(), threading.Lock(), threading.Lock()
         self._bell.acquire()
         self._asleep = self._freed = False
@@ -107,18 +107,18 @@ class Engine:
 
     def _post(self, *fact: Any) -> None:
         """A fact for the engine's thread: what to call, and with what."""
-        self._facts.append(fact)
+        self._facts.append((fact[0], fact[1:]))
         self._ring()
 
     def _ring(self) -> None:
         if self._asleep:
+            self._asleep = False  # one ring wakes it
             with suppress(RuntimeError):  # somebody else rang at the same moment
                 self._bell.release()
 
     def _tell_end(self, work: Work, caught: Caught) -> None:
-        # A worker that has told of its end drives on by itself, if nobody else does just now: the next attempt is
-        # then its own, without a change of threads.
-        self._facts.append((self._ended, work, caught))
+        # Who has told of an end drives on, if nobody else does: the next attempt is its own, in the same thread.
+        self._facts.append((self._ended, (work, caught)))
         while self._facts and self._lock.acquire(blocking=False):
             try:
                 self._turn()
@@ -182,7 +182,7 @@ class Engine:
         # One moment for all of them, none of which is later.
         self._now, self._wall = clock.monotonic(), clock.wall()
         for _ in range(count):
-            method, *facts = self._facts.popleft()
+            method, facts = self._facts.popleft()
             method(*facts)
 
     def _add(self, call: Call) -> None:
@@ -229,7 +229,7 @@ class Engine:
     def _begin(self, work: Work) -> None:
         entry = work.call.entry
         self._event("attempt.started", entry.id, attempt=work.attempt)
-        if entry.timeout is not None:
+        if entry.timeout is not None and self._now + entry.timeout < self._wake_at:
             self._wake_by(self._now + entry.timeout)
         self._workers.start(work)
 

@@ -163,7 +163,7 @@ def checked_work(function: Any, args: Any, kwargs: Any) -> None:
         raise Unfit(f"{function!r} is a coroutine function", hint="use necrocode.parallel for coroutines")
     if not isinstance(args, (tuple, list)):
         raise Unfit(f"args {args!r} is no tuple", hint="one argument is written args=(value,)")
-    if not isinstance(kwargs, Mapping):
+    if type(kwargs) is not dict and not isinstance(kwargs, Mapping):
         raise Unfit(f"kwargs {kwargs!r} is no mapping", hint="give a dict of names and values")
 
 
