@@ -66,18 +66,22 @@ class Carrying:
         self.engine = aio.Engine(manager.new_schedule(), self, manager.grace)
         self._locks = Locks(manager.ledger, self.threads)
 
-    def add(self, task: AgentTask, resources: set[str], group: str, ended: Mapping[str, bool]) -> Job:
-        """Hand over a task; `ended` tells of earlier ones whether they succeeded."""
+    def add(self, task: AgentTask, resources: set[str], group: str, ended: Mapping[str, str]) -> Job:
+        """Hand over a task; `ended` tells of earlier ones how they ended."""
         manager = self._manager
         job = Job(task, resources, group)
         retries = task.retries if task.retries is not None else manager.policy.retries
         entry = Entry(
-            task.task_id, manager.priority_of(task), tuple(one for one in task.dependencies if not ended.get(one)),
+            task.task_id, manager.priority_of(task), tuple(one for one in task.dependencies if one not in ended),
             tuple(job.claims.values()), task.timeout_seconds, manager.policy._replace(retries=retries),
         )  # fmt: skip
         self.jobs[task.task_id] = job
         manager.tell("task.queued", job, after=list(task.dependencies))
         self.engine.add(entry)
+        failed = next((one for one in task.dependencies if ended.get(one, "completed") != "completed"), None)
+        if failed is not None:
+            how = "was cancelled" if ended[failed] == "cancelled" else "failed"
+            self.engine.cancel(task.task_id, f"comes after {failed}, which {how}")
         return job
 
     # what the engine asks for and tells

@@ -26,7 +26,7 @@ logger = logging.getLogger("necrocode.task_calls")
 _MOST_WAITING = 256
 """How many tasks may wait for what strangers hold; each takes a thread."""
 _REMEMBERED = 10_000
-"""Of how many ended tasks it is known whether they succeeded, for those that depend on them."""
+"""Of how many ended tasks it is known how they ended, for those that depend on them."""
 _SETTLE = 5.0
 """Seconds that callbacks may take to hear of the last progress before they are cancelled."""
 
@@ -75,7 +75,7 @@ class ParallelTaskManager:
         self._progress: list[aio.Subscriber] = []
         self._listeners = [aio.Subscriber(listen)] if listen else []
         self._on_error = [aio.Subscriber(on_error)] if on_error else []
-        self._ended: OrderedDict[str, bool] = OrderedDict()
+        self._ended: OrderedDict[str, str] = OrderedDict()
         self.figures = Figures()
         self._carrying: Carrying | None = None
 
@@ -103,8 +103,11 @@ class ParallelTaskManager:
         resources = self._resources(tasks, carrying)
         groups = self._group_tasks_by_resource_requirements(tasks)
         group_of = {task.task_id: name for name, some in groups.items() for task in some}
+        # What is here, perhaps once more, is waited for, however it ended before.
+        needed = {one for task in tasks for one in task.dependencies} - resources.keys() - carrying.jobs.keys()
+        earlier = {one: self._ended[one] for one in needed if one in self._ended}
         jobs = [
-            carrying.add(task, resources[task.task_id], group_of.get(task.task_id, "general_tasks"), self._ended)
+            carrying.add(task, resources[task.task_id], group_of.get(task.task_id, "general_tasks"), earlier)
             for task in tasks
         ]
         try:
@@ -236,7 +239,7 @@ class ParallelTaskManager:
 
     def took(self, job: Job, result: AgentResult) -> None:
         """A task came to its end."""
-        self._ended[job.task.task_id] = result.success
+        self._ended[job.task.task_id] = result.status
         if len(self._ended) > _REMEMBERED:
             self._ended.popitem(last=False)
         status = {"completed": "done"}.get(result.status, result.status)

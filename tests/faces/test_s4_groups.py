@@ -43,6 +43,20 @@ async def fail(text="boom"):
     raise ValueError(text)
 
 
+@on_loop
+async def test_s4_30_a_group_costs_little():
+    """Less than 5 % for one event, here of 100 ms: what the group itself takes of the processor, at its best of some."""
+
+    async def cost():
+        began = time.thread_time()
+        async with ExecutionState().parallel() as group:
+            group.add(asyncio.sleep(0.1))
+            await group.gather()
+        return time.thread_time() - began
+
+    assert min([await cost() for _ in range(5)]) < 0.005
+
+
 # ---- the document's own checks
 
 
