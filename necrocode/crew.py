@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from necrocode import scratch
 from necrocode.clock import monotonic
 from necrocode.hand import Hand
 from necrocode.nursery import Nursery
@@ -140,3 +141,5 @@ class Crew:
             hand.close()
             for task_id in [task_id for task_id, running in self.running.items() if running.hand is hand]:
                 yield task_id, {"said": "gone"}
+            if hand.who:  # killed, it could not do this itself; what it carried has been seen to
+                scratch.remove(scratch.place_of_process(hand.who))

@@ -15,21 +15,22 @@ from necrocode import journal, process, scratch
 from necrocode.crew import Crew, Running
 from necrocode.errors import NecrocodeError, StateUnreadable, StateUnusable
 from necrocode.launcher import alone
-from necrocode.lease import Identity
-from necrocode.ledger import lifeline
 from necrocode.ledger.files import FileLedger
 from necrocode.order import read_result, take, taken_by, unheard, write_result
 from necrocode.outcome import Outcome, Status
-from necrocode.remains import clear_done
+from necrocode.remains import clear_done, clear_scratch
 from necrocode.retry import Policy
 from necrocode.runs import Plan, attempt_folder, attempts_of_all, run_folder
 from necrocode.schedule import Behind, Entry, GiveUp, Schedule, Start, Stop
 from necrocode.statedir import mark, to_json, told
 from necrocode.task import Task
-from necrocode.vigil import Vigil
+from necrocode.vigil import Vigil, is_gone
 
 _FINAL_ERRORS = ("not_found", "not_executable", "needs_attention")
 """Why another attempt would end the same way."""
+
+_STILLBORN = 16
+"""Runners in a row that may die without a word until the attempts they were given count as lost."""
 
 Listener = Callable[[str, str, dict[str, Any]], None]
 """Hears of each change: task id, what happened (started, waiting, granted, a phase, finished, ...), and facts."""
@@ -54,7 +55,7 @@ class Fleet:
         self._crew = Crew(self._state, run_folder(self._state, plan.run_id) / "runners.log")
         self._vigil = Vigil(ledger, plan.heartbeat_timeout, max(plan.heartbeat_timeout, plan.grace))
         self._interrupts = self._obeyed = 0
-        self._resumed = False
+        self._resumed, self._stillborn = False, 0
 
     def _entry(self, task: Task) -> Entry:
         # The runner keeps the attempt's clocks; the schedule is told what came of them.
@@ -81,6 +82,7 @@ class Fleet:
                 self._interrupted()
                 self._follow()
             if self._resumed:
+                clear_scratch(self._state, self.plan.run_id)
                 clear_done(self.plan, self._ledger, {one for one, outcome in self.outcomes.items() if outcome.ok})
             counts: dict[str, Any] = {str(s): self.schedule.count(s) for s in Status if s.is_final}
             self._tell("run.finished", **counts, seconds=time.monotonic() - began)
@@ -167,7 +169,7 @@ class Fleet:
             self._listener("", "interrupted", {"times": self._obeyed})
 
     def _said(self, task_id: str, said: dict[str, Any]) -> None:
-        what = said["said"]
+        what, self._stillborn = said["said"], 0
         if what == "done":
             return self._conclude(task_id)
         if what == "unusable":
@@ -247,8 +249,7 @@ class Fleet:
         other result."""
         running = self._crew.running[task_id]
         if self._result(running.folder) is None:
-            if running.hand and running.hand.proven and taken_by(running.folder) is None:
-                # It was told to end before it could begin: another can carry the very same attempt.
+            if running.hand and self._is_unbegun(task_id, running):
                 return self._crew.begin(task_id, running.folder, running.runner_id)
             process.end_tree(mark(self._state.root, running.runner_id), grace=self.plan.grace)
             for path in scratch.remains(running.folder, taken_by(running.folder)):
@@ -256,6 +257,14 @@ class Fleet:
             self._write_end(task_id, running, why)
             self._ledger.sweep()
         return self._conclude(task_id)
+
+    def _is_unbegun(self, task_id: str, running: Running) -> bool:
+        """Whether another runner can carry the very same attempt: this one ended before it could begin. Where many of
+        them do not even come to speak, they count as having carried it: there is an end to everything."""
+        assert running.hand
+        self._stillborn += not running.hand.proven
+        stopping = self.schedule.standing(task_id).status is Status.STOPPING
+        return not stopping and self._stillborn <= _STILLBORN and taken_by(running.folder) is None
 
     def _write_end(self, task_id: str, running: Running, why: str) -> None:
         """What is to be said of an attempt whose runner says no more."""
@@ -273,13 +282,8 @@ class Fleet:
             return
         if (running.folder / "result.json").exists():
             self._conclude(task_id)
-        elif (carrier := taken_by(running.folder)) and self._is_gone(carrier, running.runner_id):
+        elif (carrier := taken_by(running.folder)) and is_gone(self._state, carrier, running.runner_id):
             self._lost(task_id)
-
-    def _is_gone(self, carrier: Identity, runner_id: str) -> bool:
-        if carrier.pid_namespace == process.identity().pid_namespace:
-            return process.is_gone(carrier)
-        return not lifeline.is_held(self._state.live / runner_id)
 
     # ---- beginning and end
 

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from necrocode.clock import monotonic
+from necrocode.lease import Identity
 from necrocode.nursery import Nursery
-from necrocode.process.who import send
+from necrocode.process.who import identity, send
 
 ENDS = ("done", "broken", "refused", "unusable")
 """The last words of a runner about an attempt."""
@@ -23,12 +24,12 @@ class Hand:
     """A runner process: folders of attempts go in, lines about them come out. It survives us.
 
     `idle`: it may be given an attempt. `gone`: it has said its last. `proven`: it has said anything at all of an
-    attempt."""
+    attempt. `who` it is, once it has said that."""
 
     def __init__(self, nursery: Nursery) -> None:
         self._input, self.output = nursery.bear()
         self._rest = b""
-        self._who: tuple[int, int] | None = None
+        self.who: Identity | None = None
         self._unsent: list[signal.Signals] = []
         self.idle = True
         self.gone = self.proven = False
@@ -61,15 +62,15 @@ class Hand:
             yield said
 
     def _born(self, pid: int, ticks: int) -> None:
-        self._who = pid, ticks
+        self.who = identity()._replace(pid=pid, start_ticks=ticks)
         while self._unsent:
             send(pid, ticks, self._unsent.pop(0))
 
     def stop(self) -> None:
         """Ask it to end what it carries, and then itself."""
         self.idle = False
-        if self._who:
-            send(*self._who, signal.SIGTERM)
+        if self.who:
+            send(self.who.pid, self.who.start_ticks, signal.SIGTERM)
         else:
             self._unsent.append(signal.SIGTERM)  # it has not told us yet who it is
 

@@ -1,17 +1,21 @@
-"""What killed runners leave of tasks that are done: the result was told, the workspace not yet removed."""
+"""What killed runners leave of tasks that are done: the result was told, workspace and TMPDIR not yet removed."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from necrocode import git, journal, workspace
+from necrocode import git, journal, process, scratch, workspace
 from necrocode.claim import Claim
-from necrocode.errors import GitFailed, LeaseLost, NecrocodeError, Refused, WorkspaceKept
+from necrocode.errors import GitFailed, LeaseLost, NecrocodeError, Refused, StateUnreadable, WorkspaceKept
 from necrocode.lease import Request
 from necrocode.ledger.files import FileLedger
-from necrocode.runs import Plan
+from necrocode.order import taken_by
+from necrocode.runs import Plan, attempts_of_all
+from necrocode.statedir import StateDir
 
 
 def clear_done(plan: Plan, ledger: FileLedger, done: Collection[str]) -> None:
@@ -30,6 +34,15 @@ def clear_done(plan: Plan, ledger: FileLedger, done: Collection[str]) -> None:
         workspace.empty_trash(Path(plan.directory))
     except NecrocodeError as error:
         _tell(plan, ledger, "error.recorded", "", error=f"workspaces that are done with could not be found: {error}")
+
+
+def clear_scratch(state: StateDir, run_id: str) -> None:
+    """Remove the TMPDIRs of those who carried attempts of this run, and have ended."""
+    for _, folder in chain(*attempts_of_all(state, run_id).values()):
+        with suppress(StateUnreadable):
+            carrier = taken_by(folder)
+            for path in scratch.remains(folder, carrier) if carrier and process.is_gone(carrier) else ():
+                scratch.remove(path)
 
 
 def _clear(plan: Plan, ledger: FileLedger, place: workspace.Workspace, task_id: str) -> None:

@@ -15,11 +15,12 @@ from pathlib import Path
 from necrocode import process
 from necrocode.clock import monotonic
 from necrocode.errors import NecrocodeError, StateUnreadable
+from necrocode.lease import Identity
 from necrocode.ledger import lifeline
 from necrocode.ledger.files import FileLedger
 from necrocode.ledger.records import runner_of
 from necrocode.order import taken_by
-from necrocode.statedir import told
+from necrocode.statedir import StateDir, told
 
 _LOOK = 5.0
 """Seconds between two looks, at most."""
@@ -86,6 +87,13 @@ class Vigil:
                 continue
             if not (folder / "result.json").exists():
                 _kill(folder)
+
+
+def is_gone(state: StateDir, carrier: Identity, runner_id: str) -> bool:
+    """Whether who carries an attempt has ended, as far as can be seen from here."""
+    if carrier.pid_namespace == process.identity().pid_namespace:
+        return process.is_gone(carrier)
+    return not lifeline.is_held(state.live / runner_id)
 
 
 def _kill(folder: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from fleet_bench import Bench, statuses
 
 from necrocode import journal, process
+from necrocode import nursery as nursery_room
 from necrocode.claim import Claim
 from necrocode.errors import ResourceConflictError, StateUnusable
 from necrocode.fleet import Fleet
@@ -256,7 +257,7 @@ def stopped_at_work(bench: Bench, plan: Plan, fleet: Fleet) -> tuple[threading.T
 def test_a_runner_that_stays_stopped_loses_its_attempt_and_finds_that_out_when_it_wakes(bench: Bench) -> None:
     """The agent of the stopped runner is ended; its task is done by another; nothing is published twice."""
     late = bench.tmp / "late"
-    script = f"test $NECROCODE_ATTEMPT = 2 || {{ sleep 100; touch {late}; }}"
+    script = f"test $NECROCODE_ATTEMPT = 2 || {{ sleep 100 && touch {late}; }}"
     plan = bench.plan(bench.task("t", script), heartbeat_timeout=1.0, grace=60.0)
     fleet = bench.fleet(plan)
     thread, carrier = stopped_at_work(bench, plan, fleet)
@@ -371,7 +372,10 @@ def test_a_task_that_somebody_else_stops_is_cancelled_and_the_run_goes_on(bench:
     bench.assert_at_rest(plan)
 
 
-def test_a_runner_that_is_ended_while_idle_costs_no_attempt(bench: Bench) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_runner_that_is_ended_while_idle_costs_no_attempt_and_leaves_nothing(
+    bench: Bench, number: signal.Signals
+) -> None:
     plan = bench.plan(bench.task("t0"), bench.task("t1", after=("t0",)), jobs=1)
     fleet = bench.fleet(plan)
     hear, done = fleet._listener, []
@@ -380,13 +384,39 @@ def test_a_runner_that_is_ended_while_idle_costs_no_attempt(bench: Bench) -> Non
         hear(task_id, what, facts)
         if (task_id, what) == ("t0", "finished"):
             carrier = taken_by(attempt_folder(bench.state, plan.run_id, "t0", 1))
-            assert carrier and send(carrier.pid, carrier.start_ticks, 15)  # type: ignore[arg-type]
+            assert carrier and send(carrier.pid, carrier.start_ticks, number)
             done.append(wait_for(lambda: process.is_gone(carrier)))
 
     fleet._listener = on_told
     assert set(statuses(fleet.run()).values()) == {DONE} and done
     assert bench.begun == [("t0", 1), ("t1", 1)] and not bench.heard("lost")
     assert [len(results) for results in bench.attempts(plan).values()] == [1, 1]
+    bench.assert_at_rest(plan)
+
+
+def test_runners_that_die_before_they_are_born_cost_no_attempt(bench: Bench) -> None:
+    """The nursery is killed while it starts; another takes its place."""
+    plan = bench.plan(*(bench.task(f"t{n}") for n in range(3)), jobs=2)
+    fleet = bench.fleet(plan)
+    hear, killed = fleet._listener, []
+
+    def on_told(task_id: str, what: str, facts: dict[str, object]) -> None:
+        hear(task_id, what, facts)
+        nursery = fleet._crew._nursery._process
+        if what == "started" and nursery and len(killed) < 2:
+            killed.append(nursery.pid)
+            nursery.kill()
+
+    fleet._listener = on_told
+    assert set(statuses(fleet.run()).values()) == {DONE} and len(killed) == 2
+    assert [len(results) for results in bench.attempts(plan).values()] == [1, 1, 1]
+    bench.assert_at_rest(plan)
+
+
+def test_runners_that_never_come_to_speak_are_given_up(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nursery_room, "_command", lambda root: (["false"], None))
+    plan = bench.plan(bench.task("t"), jobs=1)
+    assert statuses(bench.fleet(plan).run()) == {"t": Status.LOST} and bench.begun == []
 
 
 # -- one launcher, and what earlier ones left
