@@ -68,6 +68,9 @@ class Run:
                 self._note(member, stored)
             else:
                 add(Entry(member.id, 0, (), (), None, policy))
+
+    def go(self) -> None:
+        """Start what may start; before, nothing does."""
         self._engine.go()
 
     @property

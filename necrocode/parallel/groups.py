@@ -74,7 +74,7 @@ class ParallelExecutionManager:
             if self._run is None and kind is None and not self._closed:
                 await self.gather()
             elif not self._closed:
-                await self._started().leave("the body of the group ended")
+                await self._begun(start=False).leave("the body of the group ended")
         finally:
             self._closed = True
 
@@ -107,7 +107,7 @@ class ParallelExecutionManager:
 
         With fail fast, the first failure is raised as it was; when the time is up, TaskTimeoutError (which is
         asyncio.TimeoutError), whose `partial_traces` are the `results` so far."""
-        await self._started().finish()
+        await self._begun().finish()
         return self.results
 
     async def gather_dict(self) -> dict[str, ExecutionResult]:
@@ -118,7 +118,7 @@ class ParallelExecutionManager:
     async def stream(self) -> AsyncGenerator[ExecutionResult, None]:
         """Every result as soon as it is there. Raises what `gather` would, after what was there before. Left early,
         the rest is cancelled."""
-        run = self._started()
+        run = self._begun()
         try:
             at = 0
             while True:
@@ -143,11 +143,14 @@ class ParallelExecutionManager:
         """Figures of this group: attempts by their status, seconds, retries."""
         return self.execution_state.metrics(self.group.group_id)
 
-    def _started(self) -> Run:
+    def _begun(self, *, start: bool = True) -> Run:
+        """The group's run; when it is new, what may start does, if `start`."""
         if self._run is None:
             if self._closed:
                 raise RuntimeError("this group is over; open another")
             self._run = Run(self, self._policy, self._breaker, self._executor, self._grace)
+            if start:
+                self._run.go()
         return self._run
 
 

@@ -210,6 +210,35 @@ async def test_s4_25_and_34_actors_outside_of_groups():
     assert [entry.address for entry in state.history] == ["adder", "bad"]
 
 
+def test_s4_26_actors_that_finished_are_not_run_again():
+    """Also told as replayed, on the bus and by the printer; one that was cancelled is run again."""
+    ran, shown = [], io.StringIO()
+
+    async def work(data, extra, state):
+        ran.append(data)
+        await asyncio.sleep(3600 if data == "long" and len(ran) == 2 else 0)
+        return data
+
+    async def program(state):
+        state.event_bus.subscribe(EventPrinter(show_timestamp=False, stream=shown))
+        first = await ExecutionEvent(actor=BaseActor(name="first", handler=work))("quick", None, state)
+        doing = ExecutionEvent(actor=BaseActor(name="second", handler=work))
+        try:
+            await asyncio.wait_for(doing("long", None, state), 0.05)
+        except TimeoutError:
+            await state.event_bus.settled()
+        return first
+
+    state = ExecutionState()
+    assert not asyncio.run(program(state)).is_replayed
+    assert [entry.status for entry in state.history] == [COMPLETED, ExecutionStatus.CANCELLED]
+    restored = ExecutionState.model_validate_json(state.model_dump_json())
+    first = asyncio.run(program(restored))
+    assert (first.result, first.is_replayed, first.attempts) == ("quick", True, 1)
+    assert ran == ["quick", "long", "long"]
+    assert "cancelled second" in shown.getvalue() and re.search(r"completed first .*\(replayed\)", shown.getvalue())
+
+
 @on_loop
 async def test_s4_35_actors_inside_of_groups_have_their_members_addresses():
     state = ExecutionState()

@@ -45,7 +45,7 @@ async def fail(text="boom"):
 
 @on_loop
 async def test_s4_30_a_group_costs_little():
-    """Less than 5 % for one event, here of 100 ms: what the group itself takes of the processor, at its best of some."""
+    """Less than 5 % for one event, here of 100 ms: what the group itself takes of the processor, at its best."""
 
     async def cost():
         began = time.thread_time()
@@ -527,12 +527,16 @@ async def test_the_body_raises_and_nothing_is_started():
     async def task():
         ran.append(1)
 
+    state, told = ExecutionState(), []
+    state.event_bus.subscribe(lambda event: told.append(event.execution_status))
     with pytest.raises(KeyError):
-        async with ExecutionState().parallel() as p:
+        async with state.parallel() as p:
             p.add(task())
             p.add(task)
             raise KeyError("body")
     await asyncio.sleep(0)
+    assert told == ["started", "cancelled", "cancelled", "cancelled"]  # the group, its members, and its end
+    assert [member.attempts for member in p.tasks] == [0, 0]
     assert ran == [] and p.group.status is GroupStatus.CANCELLED and p.group.cancelled == 2
 
 
@@ -716,6 +720,22 @@ async def test_what_cannot_be_a_member():
         async with p:
             pass
     assert len(await p.gather()) == 2
+
+
+@on_loop
+async def test_a_future_is_a_member_too():
+    """It is awaited; when the body raises it is cancelled, like all that would have been a member."""
+    loop = asyncio.get_running_loop()
+    future, other = loop.create_future(), loop.create_future()
+    loop.call_later(0.001, future.set_result, 7)
+    async with ExecutionState().parallel() as p:
+        p.add(future)
+        assert (await p.gather())[0].result == 7
+    with pytest.raises(KeyError):
+        async with ExecutionState().parallel() as p:
+            p.add(other)
+            raise KeyError
+    assert other.cancelled()
 
 
 @on_loop
