@@ -9,18 +9,23 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from necrocode import clock
 from necrocode.event import KINDS, Event
+from necrocode.statedir import share
 
 LONGEST = 1 << 20
 """Bytes; a longer line is no event, and is not held in memory to find out."""
 
-_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+_encode = json.JSONEncoder(separators=(",", ":"), default=str).encode
+_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
 def make(
@@ -33,18 +38,20 @@ def make(
 
 
 def append(events_dir: Path, events: Sequence[Event]) -> bool:
-    """Write the events to the files of their days; False when not all of them could be written whole."""
-    days: dict[str, list[bytes]] = {}
+    """Write the events to the files of their days; False when not all of them could be written whole.
+
+    The folder may be deleted at any time: it is made again, as long as the one that it lies in is there."""
+    days: dict[str, list[str]] = {}
     for event in events:
-        line = json.dumps(event.to_dict(), separators=(",", ":"), default=str).encode()
-        days.setdefault(_day(event.at), []).append(b"\n" + line)
-    written = [_append(events_dir / day, b"".join(lines) + b"\n") for day, lines in days.items()]
+        days.setdefault(_day(event.at), []).append(f"\n{_encode(event.to_dict())}")
+    folder = str(events_dir)
+    written = [_append(folder, day, "".join([*lines, "\n"]).encode()) for day, lines in days.items()]
     return all(written)
 
 
-def _append(path: Path, data: bytes) -> bool:
+def _append(folder: str, day: str, data: bytes) -> bool:
     try:
-        fd = os.open(path, _FLAGS, 0o600)
+        fd = _opened(folder, f"{folder}/{day}")
         try:
             # One write: the kernel places it whole at the end, however many processes append at once.
             return os.write(fd, data) == len(data)
@@ -52,6 +59,26 @@ def _append(path: Path, data: bytes) -> bool:
             os.close(fd)
     except OSError:
         return False  # also when it is only told at the close that the data did not come to the disk
+
+
+def _opened(folder: str, path: str) -> int:
+    try:
+        return os.open(path, _FLAGS)
+    except FileNotFoundError:
+        return _made(folder, path)
+
+
+def _made(folder: str, path: str) -> int:
+    """Open to the same people as the folder that `folder` lies in."""
+    around = stat.S_IMODE(os.stat(os.path.dirname(folder)).st_mode)
+    with suppress(FileExistsError):
+        os.mkdir(folder, around)
+        os.chmod(folder, around)
+    mode = 0o660 if os.stat(folder).st_mode & stat.S_ISGID else 0o600
+    fd = os.open(path, _FLAGS | os.O_CREAT, mode)
+    with suppress(PermissionError):  # somebody else has just made it
+        share(fd, mode)
+    return fd
 
 
 def read(events_dir: Path, since: float | None = None, **filters: Any) -> Iterator[Event]:
@@ -114,7 +141,12 @@ def follow(
 
 
 def _day(at: float) -> str:
-    return f"{clock.utc(at):%Y-%m-%d}.jsonl"
+    return _file_of(int(at // 86_400))
+
+
+@lru_cache(8)
+def _file_of(day: int) -> str:
+    return f"{clock.utc(day * 86_400):%Y-%m-%d}.jsonl"
 
 
 def _days(events_dir: Path) -> list[str]:

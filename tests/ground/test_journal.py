@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -114,7 +115,7 @@ def test_what_is_torn_or_garbage_hurts_nobody_else(tmp_path: Path, torn: bytes) 
 
 
 def test_appending_never_raises(tmp_path: Path) -> None:
-    assert not journal.append(tmp_path / "missing", [event()])
+    assert not journal.append(tmp_path / "missing" / "events", [event()])
     (tmp_path / "2027-01-15.jsonl").symlink_to("/dev/full")
     assert not journal.append(tmp_path, [event()]), "links are not followed"
     (tmp_path / "2027-01-15.jsonl").unlink()
@@ -122,6 +123,26 @@ def test_appending_never_raises(tmp_path: Path) -> None:
     assert not journal.append(tmp_path, [event()]), "nor is anybody waited for"
     assert list(journal.read(tmp_path)) == []
     assert list(journal.read(tmp_path / "missing")) == []
+
+
+def test_the_folder_may_be_deleted_at_any_time(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    for turn in range(3):
+        assert journal.append(tmp_path / "events", [event(turn)])
+        assert numbers(journal.read(tmp_path / "events")) == [turn]
+        assert (tmp_path / "events").stat().st_mode & 0o7777 == 0o700
+        shutil.rmtree(tmp_path / "events")
+
+
+def test_a_group_tells_into_one_file(tmp_path: Path) -> None:
+    tmp_path.chmod(0o2770)
+    mask = os.umask(0o077)
+    try:
+        assert journal.append(tmp_path / "events", [event()])
+    finally:
+        os.umask(mask)
+    (file,) = (tmp_path / "events").iterdir()
+    assert (file.parent.stat().st_mode & 0o7777, file.stat().st_mode & 0o777) == (0o2770, 0o660)
 
 
 def test_a_full_disk_is_told_as_false(tmp_path: Path) -> None:
