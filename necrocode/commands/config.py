@@ -144,9 +144,7 @@ def _set(door: Door, key: str, value: str, user: bool) -> None:
 def _set_quota(door: Door, name: str, count: int | None) -> None:
     if name.partition(":")[0] not in ("spec", "user") or not name.partition(":")[2]:
         raise ConfigError(f"a quota belongs to spec:NAME or user:NAME, not to {name!r}", hint=_HINT)
-    ledger = door.ledger()
-    quotas = {known: n for known, n in ledger.snapshot().quotas.items() if known != name}
-    ledger.configure(quotas=quotas if count is None else {**quotas, name: count})
+    door.ledger().configure(quota={name: count})
 
 
 def _count(text: str) -> int | None:

@@ -22,7 +22,7 @@ from necrocode.ledger.gate import DECIDED, Gate, reset_after_fork
 from necrocode.ledger.placing import LEASES, Placing, record_at
 from necrocode.ledger.records import Damaged, LeaseName, read_record, runner_of
 from necrocode.ledger.snapshot import Snapshot, take
-from necrocode.ledger.terms import read_terms, terms_of
+from necrocode.ledger.terms import changed, read_terms, terms_of
 from necrocode.liveness import PUBLISHING_BOUND, Observer, may_publish
 from necrocode.statedir import StateDir, refused, to_json, told
 
@@ -98,12 +98,19 @@ class FileLedger(Placing):
         lease = LEASES.get((self._root, runner_id))
         return lease if lease and lease.pid == os.getpid() else None
 
-    def configure(self, *, limit: int | str | None = "keep", quotas: Mapping[str, int] | None = None) -> None:
-        """Change the host's terms; holders stay, those who now fit are admitted at once.
+    def configure(
+        self,
+        *,
+        limit: int | str | None = "keep",
+        quotas: Mapping[str, int] | None = None,
+        quota: Mapping[str, int | None] | None = None,
+    ) -> None:
+        """Change the host's terms; holders stay, those who now fit are admitted at once. `quotas` replaces all of
+        them, `quota` changes those that it names (None removes one), whatever others change at the same moment.
 
         Terms that cannot be read are replaced, when both are given or the unreadable ones held none worth keeping:
         `limit` must be given then; quotas become none. Raises ConfigError, StateUnreadable, StateUnusable."""
-        terms_of(None if limit == "keep" else limit, quotas or {})
+        terms_of(None if limit == "keep" else limit, changed(quotas or {}, quota))
         with self._gate("configure"):
             if self._book.trouble and limit == "keep":
                 raise self._book.trouble
@@ -112,7 +119,8 @@ class FileLedger(Placing):
             path = self.state.root / "config.json"
             if self._book.trouble:
                 self._book.set_aside("config.json", self._book.trouble.reason)
-            self.state.write(path, to_json(terms_of(known, kept if quotas is None else quotas)), durable=True)
+            new = changed(kept if quotas is None else quotas, quota)
+            self.state.write(path, to_json(terms_of(known, new)), durable=True)
             self._book.sync_terms()
             self._schedule()
 
@@ -289,14 +297,13 @@ class FileLedger(Placing):
         self._told.append(journal.make(kind, runner_id=runner_id, **facts))
 
     def _flush(self) -> None:
-        events = []
         for facts in self._book.take_quarantined():
             self._tell("record.quarantined", "", **facts)
+        events = []
         while event := _taken(self._told):
             events.append(event)
         if events:
-            with suppress(OSError):  # what happened has happened, also when it cannot be told
-                journal.append(self.state.events, events)
+            journal.append(self.state.events, events)
 
 
 def _taken(queue: deque[Taken]) -> Taken | None:

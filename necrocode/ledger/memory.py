@@ -16,7 +16,7 @@ from necrocode.event import Event
 from necrocode.lease import Lease, Request, RunnerInstance
 from necrocode.ledger.operations import Operations
 from necrocode.ledger.records import record_of
-from necrocode.ledger.terms import terms_of
+from necrocode.ledger.terms import changed, terms_of
 from necrocode.liveness import Seen
 
 _TICK = 1.0
@@ -48,11 +48,18 @@ class MemoryLedger(Operations):
     def find(self, runner_id: str) -> Lease | None:
         return self._handles.get(runner_id)
 
-    def configure(self, *, limit: int | str | None = "keep", quotas: Mapping[str, int] | None = None) -> None:
-        """Change the terms; holders stay, those who now fit are admitted at once. Raises ConfigError."""
+    def configure(
+        self,
+        *,
+        limit: int | str | None = "keep",
+        quotas: Mapping[str, int] | None = None,
+        quota: Mapping[str, int | None] | None = None,
+    ) -> None:
+        """Change the terms; holders stay, those who now fit are admitted at once. `quotas` replaces all of them,
+        `quota` changes those that it names (None removes one). Raises ConfigError."""
         with self._gate("configure"):
             known = self.view.limit if limit == "keep" else limit
-            terms = terms_of(known, self.view.quotas if quotas is None else quotas)
+            terms = terms_of(known, changed(self.view.quotas if quotas is None else quotas, quota))
             self.view.limit, self.view.quotas = terms["limit"], terms["quotas"]
             self._schedule()
 

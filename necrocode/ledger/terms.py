@@ -43,6 +43,12 @@ def terms_of(limit: object, quotas: Mapping[str, int]) -> dict[str, Any]:
     return {"schema": SCHEMA, "limit": limit, "quotas": dict(quotas)}
 
 
+def changed(quotas: Mapping[str, int], changes: Mapping[str, int | None] | None) -> dict[str, int]:
+    """These quotas with those of `changes` in their place; None removes one."""
+    new = {**quotas, **(changes or {})}
+    return {name: count for name, count in new.items() if count is not None}
+
+
 def _is_terms(value: dict[str, Any]) -> bool:
     limit, quotas = value.get("limit"), value.get("quotas", {})
     return (

@@ -366,6 +366,17 @@ class TestWaiting:
         ledger.release(first)
         second.result()
 
+    def test_single_quotas_are_changed_beside_the_others(self, ledger: Operations) -> None:
+        ledger.configure(quotas={"spec:a": 1, "spec:b": 2})
+        ledger.configure(quota={"spec:c": 3})
+        ledger.configure(limit=9, quota={"spec:a": None, "spec:b": 4, "spec:never": None})
+        with pytest.raises(ConfigError):
+            ledger.configure(quota={"spec:c": 0})
+        for at in range(4):
+            ledger.register(request(f"b{at}", spec_name="b"))
+        ledger.register(request("a1", spec_name="a"))
+        assert ledger.view.quotas == {"spec:b": 4, "spec:c": 3} and ledger.view.limit == 9
+
     @pytest.mark.parametrize("terms", [{"limit": 0}, {"limit": -1}, {"limit": True}, {"quotas": {"spec:x": 0}}])
     def test_terms_that_cannot_be_meant_change_nothing(self, ledger: Operations, terms: dict[str, Any]) -> None:
         ledger.configure(limit=1)
@@ -818,6 +829,17 @@ class TestOverFiles:
             ("lease.granted", "b"),
             ("lease.released", "b"),
         ]
+
+
+def test_quotas_set_at_one_moment_are_all_there(state_root: Path, puppet: MakePuppet) -> None:
+    """Each is changed inside the gate, beside whatever the others have said meanwhile."""
+    parties = [puppet() for _ in range(4)]
+    for turn in range(10):
+        for at, party in enumerate(parties):
+            party.begin("configure", quota={f"spec:s{turn}-{at}": turn + 1})
+        for party in parties:
+            party.result()
+    assert len(FileLedger(state_root).snapshot().quotas) == 40
 
 
 def _release_in_a_child(root: str) -> list[str]:
