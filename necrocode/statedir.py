@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -273,18 +273,17 @@ def _block(item: Any) -> str:
 
 
 _whole = json.JSONEncoder(ensure_ascii=False).encode
-_text = json.encoder.encode_basestring
-_WORDS = {None: "null", True: "true", False: "false"}
+_SCALARS: dict[type, Callable[[Any], str]] = {
+    str: json.encoder.encode_basestring, int: int.__repr__,
+    bool: lambda value: "true" if value else "false", type(None): lambda value: "null",
+}  # fmt: skip
+"""Most of a record is text, numbers and words; the library makes an encoder anew for each of those."""
 
 
 def _encode(value: Any) -> str:
-    # Most of a record is text, numbers and words; the library makes an encoder anew for each of those.
-    kind = type(value)
-    if kind is str:
-        return _text(value)
-    if value is None or kind is bool:
-        return _WORDS[value]
-    return int.__repr__(value) if kind is int else _whole(value)
+    if write := _SCALARS.get(type(value)):
+        return write(value)
+    return f"[{', '.join(map(_encode, value))}]" if type(value) in (list, tuple) else _whole(value)
 
 
 def mark(root: str | os.PathLike[str], runner_id: str) -> str:

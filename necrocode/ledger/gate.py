@@ -40,6 +40,7 @@ class Gate:
         self._state, self._patience = state, patience
         self._path = str(state.lock)
         self._descriptor: int | None = None
+        self._ours = (0, 0)
         self._place: tuple[int, int] | None = None
         self._threads = threading.Lock()
         self._pid = 0
@@ -142,8 +143,8 @@ class Gate:
             there = os.stat(self._path)
         except FileNotFoundError:
             return False
-        ours, place = os.fstat(self._inside), (there.st_dev, there.st_ino)
-        if place != (ours.st_dev, ours.st_ino):
+        place = (there.st_dev, there.st_ino)
+        if place != self._ours:
             return False
         self.moved = self._place is not None and place != self._place
         self._place = place
@@ -157,8 +158,10 @@ class Gate:
         if not os.path.isdir(self._state.root):
             raise StateUnusable(str(self._state.root), "the state directory is gone")
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | UNSHARED, self._state.file_mode)
-        if os.fstat(descriptor).st_uid == os.geteuid():
+        found = os.fstat(descriptor)
+        if found.st_uid == os.geteuid():
             share(descriptor, self._state.file_mode)
+        self._ours = found.st_dev, found.st_ino
         self._descriptor, self._pid = descriptor, os.getpid()
         return descriptor
 

@@ -114,8 +114,9 @@ class Operations(Steps):
                 standing = self.view.standing.get(lease.runner_id)
                 if standing is None or standing.token != lease.token or not self._owns(lease):
                     raise LeaseLost(lease.runner_id, ours=lease.token, found=standing.token if standing else None)
-                self._drop_all(lease.runner_id)
-                self._wake(lease.runner_id)  # another thread may wait for more
+                if self.view.waiter(lease.runner_id):  # another thread waits for more
+                    self._drop_all(lease.runner_id)
+                    self._wake(lease.runner_id)
                 self._remove(standing)
                 self._tell_released(lease)
                 self._schedule()

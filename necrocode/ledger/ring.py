@@ -22,8 +22,8 @@ CAPACITY = 1 << 14
 _EVERY = 1.0
 """Seconds after which the ring is compared with the listings: somebody may have changed a folder by hand in the very
 moment in which a pass changed it too."""
-_COARSEST = 2 * 10**9
-"""Nanoseconds; no file system's times are coarser."""
+_BEFORE = 20_000_000
+"""Nanoseconds; a kernel's clock for files ticks every 10 ms at least."""
 
 
 class Header(NamedTuple):
@@ -169,16 +169,14 @@ class Ring:
 
 
 def _stamp(path: str) -> int:
-    """When this folder was changed last, such that whoever changes it next is sure to leave another time.
+    """Set when this folder was changed last, such that whoever changes it next is sure to leave another time.
 
-    To the kernel, all that happens within some ms may be of one time; so the time is set back a little, to one that
-    no change leaves. 0 where that is not allowed (somebody else's folder, shared by a group): no folder has that
-    time, so the next pass lists."""
-    changed = os.stat(path).st_mtime_ns
-    if changed < time.time_ns() - _COARSEST:
-        return changed
+    To the kernel, all that happens within some ms may be of one time: the one set here is before them. A file system
+    of coarser times keeps another, and 0 is of a folder whose time we may not set (somebody else's, shared by a
+    group): then it is not found again, and the next pass lists."""
+    at = (time.time_ns() - _BEFORE) // 100 * 100
     try:
-        os.utime(path, ns=(changed, changed - 1))
+        os.utime(path, ns=(at, at))
     except PermissionError:
         return 0
-    return os.stat(path).st_mtime_ns
+    return at
