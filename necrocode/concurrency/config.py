@@ -56,6 +56,12 @@ class WorkerPoolConfig:
         for name in ("backoff_base_seconds", "backoff_max_seconds", "jitter"):
             if not _is_number(getattr(self, name)):
                 raise ConfigError(f"{name} {getattr(self, name)!r} is not possible", hint="give a number")
+        for name in ("enable_instrumentation", "retry_timeouts"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"{name} {getattr(self, name)!r} is not possible", hint="give True or False")
+        kinds = self.retry_on if isinstance(self.retry_on, tuple) else (self.retry_on,)
+        if not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in kinds):
+            raise ConfigError(f"retry_on {self.retry_on!r} is not possible", hint="give an exception, or a tuple of some")
         self.policy()
         if self.executor not in ("thread", "process") and not isinstance(self.executor, Executor):
             raise ConfigError(

@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pickle import PicklingError
 from random import Random
@@ -24,7 +25,7 @@ from necrocode.concurrency.results import (
 )
 from necrocode.errors import ConfigError, TaskTimeoutError
 from necrocode.event import Event
-from necrocode.futures import Call, Caught, Engine, Processes, checked_work
+from necrocode.futures import Call, Caught, Engine, Processes, Unfit, checked_work
 from necrocode.futures.processes import pack
 from necrocode.outcome import Status
 from necrocode.schedule import Entry
@@ -47,6 +48,8 @@ class WorkerPool:
     all tasks; leaving it by an exception cancels those that wait, and by Ctrl-C ends the running ones too."""
 
     def __init__(self, config: WorkerPoolConfig | None = None) -> None:
+        if config is not None and not isinstance(config, WorkerPoolConfig):
+            raise ConfigError(f"{config!r} is no configuration", hint="give a WorkerPoolConfig")
         self.config = config or WorkerPoolConfig()
         self.config.check()
         name = f"pool-{os.urandom(3).hex()}"
@@ -76,6 +79,8 @@ class WorkerPool:
         Raises PoolClosed (a RuntimeError) after shutdown, Unfit (a TypeError) for what cannot be called, or not be
         sent to a process."""
         kwargs = {} if kwargs is None else kwargs
+        if not isinstance(task_name, str):
+            raise Unfit(f"the name {task_name!r} is no text", hint="submit_task(name, function, args, kwargs)")
         checked_work(task_fn, args, kwargs)
         if isinstance(priority, bool) or not isinstance(priority, int):
             raise ConfigError(f"priority {priority!r} is not possible", hint="give a whole number, higher goes first")
@@ -119,9 +124,7 @@ class WorkerPool:
         so far in its `.results`."""
         if return_when not in _RETURN_WHEN:
             raise ConfigError(f"return_when {return_when!r} is not known", hint="use " + ", ".join(_RETURN_WHEN))
-        wanted = list(self._metrics) if task_ids is None else list(task_ids)
-        for task_id in wanted:
-            self._metrics[task_id]
+        wanted = self._wanted(task_ids)
         in_time = self._wait(wanted, timeout, return_when)
         results = [self._results[task_id] for task_id in wanted if task_id in self._results]
         if not in_time:
@@ -130,7 +133,7 @@ class WorkerPool:
 
     def as_completed(self, task_ids: Iterable[str] | None = None, timeout: float | None = None) -> Iterator[TaskResult]:
         """The results as they come. Raises TimeoutError after `timeout` seconds in all."""
-        left = list(self._metrics) if task_ids is None else list(task_ids)
+        left = self._wanted(task_ids)
         until = None if timeout is None else clock.monotonic() + timeout
         while left:
             if not self._wait(left, None if until is None else until - clock.monotonic(), "FIRST_COMPLETED"):
@@ -243,12 +246,22 @@ class WorkerPool:
         if self.config.enable_instrumentation and logger.isEnabledFor(logging.INFO):
             level = logging.INFO if caught.ok else logging.WARNING
             logger.log(level, "%s %s in %.1f ms", call.name, metrics.status, metrics.execution_time_ms)
-        for wait in self._waits.pop(task_id, ()):
+        for wait in tuple(self._waits.pop(task_id, ())):
             wait.ended(result)
 
     # waiting
 
+    def _wanted(self, task_ids: Iterable[str] | None) -> list[str]:
+        if isinstance(task_ids, str):
+            raise ConfigError(f"task_ids {task_ids!r} is one text", hint="give a list of ids")
+        wanted = list(self._metrics) if task_ids is None else list(task_ids)
+        for task_id in wanted:
+            self._metrics[task_id]
+        return wanted
+
     def _wait(self, task_ids: list[str], timeout: float | None, return_when: str) -> bool:
+        if timeout is not None and (not isinstance(timeout, int | float) or timeout != timeout):
+            raise ConfigError(f"timeout {timeout!r} is not possible", hint="give seconds, or None to wait for ever")
         wait = _Wait(task_ids, return_when)
         for task_id in task_ids:
             if task_id not in self._results:
@@ -256,7 +269,12 @@ class WorkerPool:
             # Asked after it was said who waits: it may have ended just before.
             if task_id in self._results:
                 wait.ended(self._results[task_id])
-        return wait.over.wait(timeout)
+        if wait.over.wait(timeout):
+            return True
+        for task_id in task_ids:
+            with suppress(KeyError, ValueError):  # it has ended meanwhile
+                self._waits[task_id].remove(wait)
+        return wait.over.is_set()
 
 
 class _Wait:

@@ -165,6 +165,8 @@ def checked_work(function: Any, args: Any, kwargs: Any) -> None:
         raise Unfit(f"args {args!r} is no tuple", hint="one argument is written args=(value,)")
     if type(kwargs) is not dict and not isinstance(kwargs, Mapping):
         raise Unfit(f"kwargs {kwargs!r} is no mapping", hint="give a dict of names and values")
+    if kwargs and not all(isinstance(name, str) for name in kwargs):
+        raise Unfit(f"kwargs {kwargs!r} has names that are no text", hint="give a dict of names and values")
 
 
 def _is_async(function: Function) -> bool:

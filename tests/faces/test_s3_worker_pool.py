@@ -640,7 +640,8 @@ def test_impossible_numbers_of_workers(count):
     [
         {"task_timeout_seconds": 0}, {"task_timeout_seconds": float("nan")}, {"max_retries": -1}, {"max_retries": True},
         {"backoff_base_seconds": -1}, {"backoff_max_seconds": "1"}, {"jitter": 2.0}, {"executor": "carrier pigeon"},
-        {"coordinator": object()},
+        {"coordinator": object()}, {"retry_on": 3}, {"retry_on": ("ValueError",)}, {"retry_on": ValueError("one")},
+        {"enable_instrumentation": "no"}, {"retry_timeouts": 1},
     ],
     ids=lambda value: type(value).__name__,
 )  # fmt: skip
@@ -659,6 +660,7 @@ class AsyncCallable:
     [
         (5, (), None), ("double", (), None), (s3_work.double(1), (), None), (s3_work.coroutine, (), None),
         (AsyncCallable(), (), None), (s3_work.double, 5, None), (s3_work.double, "5", None), (s3_work.double, (), 5),
+        (s3_work.double, (), {1: 2}),
     ],
     ids=lambda value: type(value).__name__,
 )  # fmt: skip
@@ -667,6 +669,39 @@ def test_what_cannot_be_called(function, args, kwargs):
         with pytest.raises(Unfit) as caught:
             pool.submit_task("t", function, args, kwargs)
         assert isinstance(caught.value, TypeError) and pool.get_metrics() == {}
+
+
+@pytest.mark.parametrize("config", [3, {"max_workers": 3}, WorkerPoolConfig], ids=lambda value: type(value).__name__)
+def test_what_is_no_configuration(config):
+    with pytest.raises(ConfigError, match="is no configuration"):
+        WorkerPool(config)
+
+
+def test_impossible_arguments():
+    """Each is refused by the call that has it; the pool goes on."""
+    with WorkerPool(quick()) as pool:
+        with pytest.raises(Unfit, match="name"):
+            pool.submit_task(s3_work.double, (1,))
+        task_id = pool.submit_task("t", s3_work.double, (1,))
+        with pytest.raises(ConfigError, match="one text"):
+            pool.wait_for_all(task_ids=task_id)
+        for patience in ("1", float("nan")):
+            with pytest.raises(ConfigError, match="timeout"):
+                pool.wait_for_all(timeout=patience)
+        assert pool.get_task_result(task_id, timeout=20).result == 2
+
+
+def test_those_who_ask_again_and_again_leave_nothing():
+    """Whoever's patience ended is not remembered."""
+    go = threading.Event()
+    with WorkerPool(quick()) as pool:
+        task_id = pool.submit_task("t", go.wait, (60,))
+        for _ in range(20):
+            with pytest.raises(TimeoutError):
+                pool.get_task_result(task_id, timeout=0)
+        assert not any(pool._waits.values())
+        go.set()
+        assert pool.get_task_result(task_id).success
 
 
 def test_work_that_returns_a_coroutine():
