@@ -45,7 +45,10 @@ class ParallelExecutionManager:
         executor: Executor | None = None,
         grace: float = aio.GRACE,
     ) -> None:
-        _check(max_workers, timeout, name)
+        if not isinstance(execution_state, ExecutionState):
+            raise InvalidSettingError(f"{execution_state!r} is no ExecutionState", hint="make one: ExecutionState()")
+        _check(max_workers, timeout, name, error_strategy)
+        _check_rest(max_retries, retry_delay, circuit_breaker_threshold, circuit_breaker_timeout, executor, grace)
         self.execution_state = execution_state
         self.group = ParallelEventGroup(
             name=name, error_strategy=ErrorStrategy(error_strategy), max_workers=max_workers, timeout=timeout,
@@ -154,14 +157,39 @@ class ParallelExecutionManager:
         return self._run
 
 
-def _check(max_workers: object, timeout: object, name: object) -> None:
-    if isinstance(max_workers, bool) or not isinstance(max_workers, int) or max_workers < 1:
+def _check(max_workers: object, timeout: object, name: object, error_strategy: object) -> None:
+    if not _is_whole(max_workers, 1):
         raise InvalidSettingError(f"max_workers {max_workers!r} is not possible", hint="give a whole number from 1")
-    number = isinstance(timeout, int | float) and not isinstance(timeout, bool)
-    if timeout is not None and not (number and isfinite(timeout) and timeout > 0):  # type: ignore[arg-type,operator]
+    if timeout is not None and not (_is_seconds(timeout) and timeout):
         raise InvalidSettingError(f"timeout {timeout!r} is not possible", hint="give seconds > 0, or None")
     if name is not None and not isinstance(name, str):
         raise InvalidSettingError(f"name {name!r} is not possible", hint="give a text, or None")
+    if error_strategy not in list(ErrorStrategy):
+        raise InvalidSettingError(f"error_strategy {error_strategy!r} is not known", hint="FAIL_SLOW or FAIL_FAST")
+
+
+def _check_rest(
+    retries: object, delay: object, threshold: object, recovery: object, executor: object, grace: object
+) -> None:
+    if not _is_whole(retries):
+        raise InvalidSettingError(f"max_retries {retries!r} is not possible", hint="give a whole number from 0")
+    if threshold is not None and not _is_whole(threshold):
+        raise InvalidSettingError(
+            f"circuit_breaker_threshold {threshold!r} is not possible", hint="give a whole number, or None"
+        )
+    for what, seconds in {"retry_delay": delay, "circuit_breaker_timeout": recovery, "grace": grace}.items():
+        if not _is_seconds(seconds):
+            raise InvalidSettingError(f"{what} {seconds!r} is not possible", hint="give seconds from 0")
+    if executor is not None and not isinstance(executor, Executor):
+        raise InvalidSettingError(f"executor {executor!r} is none", hint="give one of concurrent.futures, or None")
+
+
+def _is_whole(value: object, least: int = 0) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _is_seconds(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value) and value >= 0
 
 
 __all__ = ["CircuitOpenError", "InvalidSettingError", "ParallelExecutionManager"]

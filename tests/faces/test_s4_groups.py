@@ -692,11 +692,19 @@ def test_s4_31_impossible_worker_numbers(workers):
 @pytest.mark.parametrize(
     "setting",
     [{"timeout": 0}, {"timeout": -1}, {"timeout": True}, {"timeout": "1"}, {"timeout": float("nan")}, {"name": 3},
-     {"max_retries": -1}, {"retry_delay": -1}, {"circuit_breaker_threshold": -1}, {"error_strategy": "slow"}],
+     {"max_retries": -1}, {"max_retries": "1"}, {"retry_delay": -1}, {"retry_delay": "x"}, {"error_strategy": "slow"},
+     {"circuit_breaker_threshold": -1}, {"circuit_breaker_threshold": "x"}, {"circuit_breaker_timeout": float("nan")},
+     {"grace": -1}, {"grace": None}, {"executor": 3}],
 )  # fmt: skip
 def test_impossible_settings(setting):
-    with pytest.raises((ConfigError, ValueError)):
+    with pytest.raises(InvalidSettingError) as caught:
         ExecutionState().parallel(**setting)
+    assert isinstance(caught.value, ValueError) and isinstance(caught.value, ConfigError)
+
+
+def test_a_group_needs_a_state():
+    with pytest.raises(InvalidSettingError, match="ExecutionState"):
+        ParallelExecutionManager(None)
 
 
 @on_loop
