@@ -27,20 +27,13 @@ def lines(told: Chronicle, width: int, *, colored: bool = False) -> list[str]:
     parts = [
         [styled(fit(clean(_head(told)), width), "bold", colored)],
         _timeline(told, min(width, _WIDEST)),
-        [line for told_line in _figures(told) for line in _wrapped(told_line, width)],
+        figures.lines(_figures(told), width),
         table(_WAITS, [Row((what, str(n), duration(s))) for what, n, s in told.contended[:8]], width, colored=colored)
         if told.contended else [],
         table(_FAILED, [_failed(one) for one in told.failures], width, colored=colored) if told.failures else [],
         [fit(clean(line), width) for line in _next(told)],
     ]  # fmt: skip
     return [line for part in parts if part for line in ["", *part]][1:]
-
-
-def _wrapped(line: str, width: int) -> list[str]:
-    """A name and its figures; what does not fit stands below them."""
-    from textwrap import wrap
-
-    return wrap(clean(line), width, subsequent_indent=" " * 12) if len(line) > width else [clean(line)]
 
 
 def _failed(one: tuple[str, str, int, str, str]) -> Row:
@@ -91,14 +84,14 @@ def _place(seconds: float, scale: float, cells: list[str]) -> int:
     return max(0, min(len(cells) - 1, int(seconds * scale)))
 
 
-def _figures(told: Chronicle) -> Iterator[str]:
+def _figures(told: Chronicle) -> Iterator[tuple[str, str]]:
     shares, all_of_it = told.shares(), sum(told.shares().values())
     if all_of_it:
         went = ", ".join(f"{phase} {100 * seconds / all_of_it:.0f} %" for phase, seconds in shares.items())
-        yield f"{'time went':<11} {went}"
+        yield "time went", went
     for name, text in figures.shown(told.metrics):
         if name != "phases":
-            yield f"{name:<11} {text}"
+            yield name, text
 
 
 def _next(told: Chronicle) -> Iterator[str]:

@@ -9,7 +9,7 @@ from necrocode import journal
 from necrocode.event import Event
 from necrocode.load import Clock, Leases, Spread
 from necrocode.metrics import Figures, Fold, Metrics
-from necrocode.screen import duration
+from necrocode.screen import clean, duration
 
 
 def is_of(event: Event, run_id: str = "", task_id: str = "") -> bool:
@@ -60,6 +60,18 @@ def shown(metrics: Metrics) -> list[tuple[str, str]]:
     if total.memory_mb:
         rows.append(("used", f"memory {total.memory_mb:.0f} MB at most, cpu {total.cpu_percent:.0f} % in the mean"))
     return [(name, text) for name, text in rows if text]
+
+
+def lines(rows: Iterable[tuple[str, str]], width: int) -> list[str]:
+    """Names and texts for a screen of that width; what does not fit stands below the rest of its text."""
+    from textwrap import wrap
+
+    room = max(20, width - 12)
+    return [
+        f"{name if first else '':<11} {part}"
+        for name, text in rows
+        for first, part in ((at == 0, one) for at, one in enumerate(wrap(clean(text), room)))
+    ]
 
 
 def spread(durations: Spread) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 
 from necrocode import names as known
@@ -21,6 +23,7 @@ def command(door: Door, run_id: str | None, since: str | None, prometheus: bool)
     necrocode metrics --prometheus > /var/lib/node_exporter/necrocode.prom"""
     from necrocode import figures, lookup, when
     from necrocode.metrics import fold
+    from necrocode.screen import columns
 
     if prometheus and door.as_json:
         raise ConfigError("--prometheus and --json are two forms of the same", hint="give one of them")
@@ -36,5 +39,4 @@ def command(door: Door, run_id: str | None, since: str | None, prometheus: bool)
         return door.show(text(found))
     if door.as_json:
         return door.emit(found.to_dict())
-    rows = figures.shown(found)
-    return door.show("\n".join(f"{name:<11} {told}" for name, told in rows))
+    return door.show("\n".join(figures.lines(figures.shown(found), columns(sys.stdout.isatty()))))

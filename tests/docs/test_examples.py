@@ -20,6 +20,11 @@ def test_an_example_runs_by_itself(script: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_every_example_is_told_about() -> None:
+    page = (ROOT / "examples" / "README.md").read_text()
+    assert [script.name for script in SCRIPTS if f"]({script.name})" not in page] == []
+
+
 def test_the_task_file_of_the_demo_is_one() -> None:
     """The demo itself fetches from a package index; the gate runs it."""
     from necrocode.taskfile import read_tasks
