@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from necrocode.statedir import StateDir
 
 
+NOTHING_YET = "no state directory at {} yet: nothing has ever run there"
 _SIGPIPE = 13
 
 
@@ -38,6 +38,8 @@ class Door:
 
     def emit(self, value: Any) -> None:
         """One JSON document on stdout."""
+        import json
+
         sys.stdout.write(json.dumps(plain(value), indent=2, ensure_ascii=False) + "\n")
         sys.stdout.flush()
 

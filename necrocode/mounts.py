@@ -1,7 +1,9 @@
-"""On what kind of file system a path lies, and whether locks between processes can be trusted there."""
+"""On what kind of file system a path lies, and locks between processes where they can be trusted."""
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 from pathlib import Path
 
@@ -36,3 +38,17 @@ def refuse_remote(path: Path) -> None:
             str(path), f"is on {kind}, where locks between processes cannot be trusted",
             hint="put the state directory on a local disk (or set NECROCODE_UNSAFE_FILESYSTEM=1 at your own risk)",
         )  # fmt: skip
+
+
+def flock(descriptor: int, operation: int, path: str | os.PathLike[str] = "") -> None:
+    """fcntl.flock, with a file system that cannot do it told as such. Raises BlockingIOError when held elsewhere."""
+    try:
+        fcntl.flock(descriptor, operation)
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        if error.errno in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP):
+            where = str(path) or f"descriptor {descriptor}"
+            hint = "put the state directory on a local disk"
+            raise StateUnusable(where, "this file system has no flock", hint=hint) from error
+        raise

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from necrocode.board import Board, Nobody, held_by, wish
+from necrocode.door import NOTHING_YET
 from necrocode.screen import Column, Row, clean, counted, duration, fit, styled, table
 
 if TYPE_CHECKING:
@@ -35,10 +36,10 @@ _STYLES = {"done": "green", "failed": "red", "timed_out": "red", "lost": "red", 
 
 def lines(board: Board, width: int, *, colored: bool = False, height: int | None = None) -> list[str]:
     """The board for a screen of `width` columns; in at most `height` lines, the most important ones, when given."""
+    if board.snapshot is None:
+        return [NOTHING_YET.format(board.root)]
     from textwrap import wrap
 
-    if board.snapshot is None:
-        return [f"no state directory at {board.root} yet: nothing has ever run there"]
     room = _Room(height, board)
     parts: list[list[str]] = [[fit(_headline(board), width)]]
     told = [

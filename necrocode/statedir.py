@@ -7,7 +7,6 @@ to a group when it was made so (setgid, mode 2770); anything looser is refused.
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from necrocode.errors import StateUnreadable, StateUnusable
+from necrocode.mounts import flock as flock
 from necrocode.mounts import refuse_remote
 
 FORMAT = 1
@@ -48,6 +48,9 @@ def default_root() -> Path:
     """NECROCODE_STATE_DIR, or one directory per user and host."""
     if chosen := os.environ.get("NECROCODE_STATE_DIR"):
         return Path(chosen).expanduser()
+    if os.uname().sysname == "Linux":  # as platformdirs has it, whose import is slower than a whole `status`
+        home = os.environ.get("XDG_STATE_HOME", "").strip()
+        return Path(home if os.path.isabs(home) else os.path.expanduser("~/.local/state"), "necrocode")
     import platformdirs
 
     return Path(platformdirs.user_state_dir("necrocode", appauthor=False))
@@ -298,20 +301,6 @@ def sync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def flock(descriptor: int, operation: int, path: str | os.PathLike[str] = "") -> None:
-    """fcntl.flock, with a file system that cannot do it told as such. Raises BlockingIOError when held elsewhere."""
-    try:
-        fcntl.flock(descriptor, operation)
-    except BlockingIOError:
-        raise
-    except OSError as error:
-        if error.errno in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP):
-            where = str(path) or f"descriptor {descriptor}"
-            hint = "put the state directory on a local disk"
-            raise StateUnusable(where, "this file system has no flock", hint=hint) from error
-        raise
 
 
 def _mkdir(path: Path, mode: int) -> bool:

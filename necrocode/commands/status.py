@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import click
 
-from necrocode import board, picture
-from necrocode.door import Door, plain, verb
-from necrocode.screen import columns
+from necrocode.door import NOTHING_YET, Door, plain, verb
+
+if TYPE_CHECKING:
+    from necrocode.board import Board
 
 _LOOK = 0.25
 _REDRAW = 1.0
@@ -26,7 +27,10 @@ def command(door: Door, watch: bool) -> int:
     Only reads; never locks, never repairs. With --watch a dashboard on a terminal, elsewhere one screen for each
     change (with --json one line)."""
     if not watch:
-        _once(door, _look(door))
+        if door.as_json or door.existing():
+            _once(door, _look(door))
+        else:
+            door.show(NOTHING_YET.format(door.root))
         return 0
     try:
         _dashboard(door) if sys.stdout.isatty() and not door.as_json else _changes(door)
@@ -35,12 +39,17 @@ def command(door: Door, watch: bool) -> int:
     return 0
 
 
-def _look(door: Door) -> board.Board:
+def _look(door: Door) -> Board:
+    from necrocode import board
+
     state = door.existing()
     return board.look(state) if state else board.Board(door.root, time.time())
 
 
-def _once(door: Door, seen: board.Board) -> None:
+def _once(door: Door, seen: Board) -> None:
+    from necrocode import board, picture
+    from necrocode.screen import columns
+
     if door.as_json:
         return door.emit(board.facts(seen))
     width = columns(sys.stdout.isatty())
@@ -48,6 +57,10 @@ def _once(door: Door, seen: board.Board) -> None:
 
 
 def _changes(door: Door) -> None:
+    import json
+
+    from necrocode import board
+
     for seen in _looks(door, None):
         if door.as_json:
             door.show(json.dumps(plain(board.facts(seen))))
@@ -61,6 +74,8 @@ def _dashboard(door: Door) -> None:
     from rich.live import Live
     from rich.text import Text
 
+    from necrocode import picture
+
     console = Console()
     with Live(console=console, screen=True, auto_refresh=False) as live:
         for seen in _looks(door, _REDRAW):
@@ -68,9 +83,11 @@ def _dashboard(door: Door) -> None:
             live.update(Text.from_ansi("\n".join(shown), no_wrap=True), refresh=True)
 
 
-def _looks(door: Door, redraw: float | None) -> Iterator[board.Board]:
+def _looks(door: Door, redraw: float | None) -> Iterator[Board]:
     """A look now, and again whenever something has moved, at most four a second; `redraw`: at least every so many
     seconds."""
+    from necrocode import board
+
     last, drawn = None, 0.0
     while True:
         state = door.existing()

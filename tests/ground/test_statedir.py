@@ -22,11 +22,23 @@ from necrocode.ledger import files as ledger_files
 from necrocode.ledger import waiting
 from necrocode.ledger.files import FileLedger
 from necrocode.mounts import filesystem
-from necrocode.statedir import FOLDERS, StateDir, mark, put, read, read_json, to_json
+from necrocode.statedir import FOLDERS, StateDir, default_root, mark, put, read, read_json, to_json
 from necrocode.testing import check, wait_for
 
 MakePuppet = Callable[..., Puppet]
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs another user")
+
+
+@pytest.mark.parametrize("home", [None, "", "  ", "relative/place", "/somewhere/else", "/with/end/"])
+def test_the_default_place_is_where_platformdirs_has_it(monkeypatch: pytest.MonkeyPatch, home: str | None) -> None:
+    """Told without importing it: that would take longer than `necrocode status`."""
+    import platformdirs
+
+    monkeypatch.delenv("NECROCODE_STATE_DIR", raising=False)
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    if home is not None:
+        monkeypatch.setenv("XDG_STATE_HOME", home)
+    assert default_root() == Path(platformdirs.user_state_dir("necrocode", appauthor=False))
 
 
 def mode(path: Path) -> int:
