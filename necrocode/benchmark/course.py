@@ -54,7 +54,7 @@ class Course:
     def __init__(
         self, benchmark: Benchmark, queue: Any, max_workers: int, store: ReportStore | None, executor: Any, grace: float
     ) -> None:
-        if isinstance(grace, bool) or not grace >= 0:
+        if isinstance(grace, bool) or not isinstance(grace, int | float) or not grace >= 0:
             raise ConfigError(f"grace {grace!r} is not possible", hint="give seconds from 0")
         self._benchmark, self._queue, self._max_workers = benchmark, queue, max_workers
         self._store, self._grace = store, grace

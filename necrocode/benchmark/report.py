@@ -11,6 +11,7 @@ from traceback import format_exception
 from typing import Any
 
 from necrocode.errors import NecrocodeError, TaskFailed, TaskTimeoutError
+from necrocode.futures.workload import Unfit
 
 
 class TaskExecutionStatus(StrEnum):
@@ -86,7 +87,7 @@ def status_of(error: BaseException, otherwise: TaskExecutionStatus, *, expired: 
 
 def is_infrastructure(error: BaseException) -> bool:
     """Whether this is no fault of the task."""
-    ours = isinstance(error, NecrocodeError) and not isinstance(error, TaskFailed)
+    ours = isinstance(error, NecrocodeError) and not isinstance(error, TaskFailed | Unfit)
     full = isinstance(error, OSError) and error.errno in _FULL
     return ours or full or isinstance(error, MemoryError | BrokenExecutor)
 

@@ -7,7 +7,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
-from inspect import Parameter, signature
+from inspect import Parameter, iscoroutinefunction, signature
 from os import PathLike
 from typing import Any
 
@@ -26,6 +26,8 @@ logger = logging.getLogger("necrocode.benchmark")
 
 Report = dict[str, Any]
 
+_HOOKS = ("setup_environment", "setup_user", "setup_agents", "setup_evaluators", "run_agents", "evaluate")
+
 
 class Benchmark(ABC):
     """Sets agents up for each task, runs them, collects traces, evaluates, and reports.
@@ -43,6 +45,8 @@ class Benchmark(ABC):
     ) -> None:
         SequentialQueue[Any]((), n_task_repeats)  # refuses impossible repeats
         self.agent_data, self.n_task_repeats, self.progress_bar = agent_data, n_task_repeats, progress_bar
+        if callbacks is not None and not isinstance(callbacks, Iterable):
+            raise ConfigError(f"callbacks {callbacks!r} are no list", hint="give a list of BenchmarkCallbacks")
         self.callbacks: list[BenchmarkCallback] = list(callbacks or ())
         self.reports: list[Report] = []
         self.tasks = TaskCollection()
@@ -118,8 +122,15 @@ class Benchmark(ABC):
         cannot be meant. What was reported by then is in `reports`."""
         if isinstance(max_workers, bool) or not isinstance(max_workers, int) or max_workers < 1:
             raise ConfigError(f"max_workers {max_workers!r} is not possible", hint="give a whole number from 1")
+        for hook in _HOOKS:
+            if iscoroutinefunction(getattr(self, hook)):
+                raise ConfigError(
+                    f"{hook} is a coroutine function", hint="write a plain one; asyncio.run inside is fine"
+                )
         queue = self._queue(tasks, queue)
         if store is not None and not isinstance(store, ReportStore):
+            if not isinstance(store, str | PathLike):
+                raise ConfigError(f"store {store!r} is not possible", hint="give a directory, or a ReportStore")
             store = ReportStore(store)
         if store is not None:
             store.belongs_to(type(self).__qualname__)
@@ -138,6 +149,8 @@ class Benchmark(ABC):
     def _queue(self, tasks: Any, queue: Any) -> Any:
         if tasks is None and queue is None:
             raise ConfigError("there is nothing to run", hint="give tasks or a queue")
+        if queue is not None and (isinstance(queue, type) or not isinstance(queue, Iterable)):
+            raise ConfigError(f"queue {queue!r} is not possible", hint="give a TaskQueue, or pairs (task, repeat_idx)")
         # One mapping is one task; a mapping is iterable too, but over its keys.
         given = [tasks] if isinstance(tasks, Mapping) else [] if tasks is None else expanded(tasks)
         self.tasks = TaskCollection.from_list(given or list(getattr(queue, "tasks", [])))

@@ -50,6 +50,8 @@ class TaskProtocol:
             raise ConfigError(f"max_retries {self.max_retries!r} is not possible", hint="give a whole number from 0")
         if not _is_whole(self.priority):
             raise ConfigError(f"priority {self.priority!r} is not possible", hint="give a whole number")
+        if not isinstance(self.tags, dict):
+            raise ConfigError(f"tags {self.tags!r} are not possible", hint="give a dict of names and values")
         try:
             self.timeout_action = TimeoutAction(self.timeout_action)
         except ValueError:
@@ -80,6 +82,8 @@ class Task:
     protocol: TaskProtocol = field(default_factory=TaskProtocol)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.protocol, TaskProtocol):
+            raise ConfigError(f"protocol {self.protocol!r} is not possible", hint="give a TaskProtocol")
         self.has_own_id = bool(self.id)
         self.id = str(self.id) if self.id else str(uuid4())
 

@@ -72,6 +72,9 @@ class Processes(Threads):
             child = self._own.child = getattr(self._own, "child", None) or _Child(self._context)
         except OSError as error:
             return Caught(False, error)  # no process can be started just now; another attempt may find room
+        except RuntimeError as error:  # this is a worker itself, which imports the program
+            hint = 'start the work under if __name__ == "__main__":, since each worker imports the program'
+            return Caught(False, Unfit(f"no process can be started here: {str(error).strip()}", hint=hint))
         self._carried[id(work)] = child
         work.worker = child.name
         try:

@@ -13,7 +13,7 @@ from necrocode import aio
 from necrocode.errors import ConfigError, TaskFailed
 from necrocode.launch import presets
 from necrocode.task import Task
-from necrocode.task_calls.models import AgentResult, AgentTask
+from necrocode.task_calls.models import AgentResult, AgentTask, InvalidTaskCall
 
 Progress = Callable[[float], Awaitable[None]]
 Executor = Callable[[AgentTask, Progress], Any]
@@ -38,6 +38,24 @@ class AgentFailed(TaskFailed):
     def __init__(self, message: str, *, result: AgentResult | None = None, task_id: str = "") -> None:
         super().__init__(message, task_id=task_id)
         self.result = result
+
+
+def checked_executor(configured: Configured) -> Configured:
+    """The same, or InvalidTaskCall for what nobody could be."""
+    if configured is None or callable(configured):
+        return configured
+    if not isinstance(configured, Mapping):
+        raise InvalidTaskCall(
+            f"executor {configured!r} is not possible",
+            hint='give a function(task, progress), or a mapping of agents to functions or commands: {"*": ...}',
+        )
+    for agent, one in configured.items():
+        argv = not isinstance(one, str) and isinstance(one, Sequence) and all(isinstance(part, str) for part in one)
+        if not (callable(one) or isinstance(one, str) or argv) or not one:
+            raise InvalidTaskCall(
+                f"executor {one!r} of {agent!r} is not possible", hint="give a function, an argv, or an agent's name"
+            )
+    return configured
 
 
 def executor_for(configured: Configured, task: AgentTask, types: Mapping[str, str]) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any
 
-from necrocode.task_calls.executors import Configured
+from necrocode.task_calls.executors import Configured, checked_executor
 from necrocode.task_calls.manager import ParallelTaskManager
 from necrocode.task_calls.models import AgentResult, AgentTask, InvalidTaskCall
 
@@ -46,6 +46,8 @@ class MCPIntegrationLayer:
 
     @parallel_task_manager.setter
     def parallel_task_manager(self, manager: ParallelTaskManager) -> None:
+        if not isinstance(manager, ParallelTaskManager):
+            raise InvalidTaskCall(f"{manager!r} is no ParallelTaskManager", hint="make one, or one of a class of yours")
         if manager.executor is None:
             manager.executor = self._manager.executor
         manager.workflow_id = manager.workflow_id or self.workflow_id
@@ -59,7 +61,7 @@ class MCPIntegrationLayer:
 
     @executor.setter
     def executor(self, executor: Configured) -> None:
-        self._manager.executor = executor
+        self._manager.executor = checked_executor(executor)
 
     def register_agent(
         self,
@@ -81,6 +83,8 @@ class MCPIntegrationLayer:
 
     async def execute_multiple_task_calls(self, task_calls: Iterable[TaskCall]) -> list[AgentResult]:
         """Carry out all calls at once; the results in the order of the calls. See ParallelTaskManager."""
+        if isinstance(task_calls, Mapping) or not isinstance(task_calls, Iterable):
+            raise InvalidTaskCall(f"{task_calls!r} are no task calls", hint="give a list of them")
         return await self._manager.execute_parallel_tasks([AgentTask.of(call) for call in task_calls])
 
     async def execute_task_call(self, task_call: TaskCall) -> AgentResult:

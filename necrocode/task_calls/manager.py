@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from math import inf
 from typing import Any
 
 from necrocode import aio, journal
@@ -16,7 +17,7 @@ from necrocode.retry import Policy
 from necrocode.schedule import Schedule
 from necrocode.task_calls import resources as rules
 from necrocode.task_calls.carrying import Carrying, Job
-from necrocode.task_calls.executors import Configured
+from necrocode.task_calls.executors import Configured, checked_executor
 from necrocode.task_calls.figures import Figures
 from necrocode.task_calls.locks import ledger_of
 from necrocode.task_calls.models import AgentInstance, AgentResult, AgentTask, InvalidTaskCall, ResourceLock
@@ -64,7 +65,10 @@ class ParallelTaskManager:
         grace: float = aio.GRACE,
     ) -> None:
         self._limit = _checked(max_concurrent_tasks)
-        self.executor, self.workflow_id = executor, workflow_id
+        _check_seconds(retry_delay=retry_delay, grace=grace, resource_timeout=resource_timeout or 0.0)
+        replaced = {"identify_resources": identify_resources, "prioritise": prioritise, "schedule": schedule}
+        _check_callable(retry_on=retry_on, **replaced)
+        self.executor, self.workflow_id = checked_executor(executor), workflow_id
         self.policy = Policy(max_retries, base=retry_delay).checked()
         self.retry_on, self.resource_timeout, self.grace = retry_on, resource_timeout, grace
         self.agent_types: dict[str, str] = {}
@@ -157,6 +161,7 @@ class ParallelTaskManager:
 
     async def wait_for_all(self, seconds: float | None = 300) -> bool:
         """Whether everything that was handed over is done within so many seconds; None waits for ever."""
+        _check_seconds(timeout=max(0.0, seconds) if isinstance(seconds, int | float) else seconds or 0.0)
         for _ in range(3):
             await asyncio.sleep(0)  # calls that were made into tasks a moment ago hand over what they have
         loop = asyncio.get_running_loop()
@@ -259,6 +264,18 @@ def _checked(limit: Any) -> int:
     if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
         raise InvalidTaskCall(f"max_concurrent_tasks {limit!r} is not possible", hint="give a whole number from 1")
     return limit
+
+
+def _check_seconds(**settings: Any) -> None:
+    for name, value in settings.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < inf:
+            raise InvalidTaskCall(f"{name} {value!r} is not possible", hint="give seconds from 0")
+
+
+def _check_callable(**settings: Any) -> None:
+    for name, value in settings.items():
+        if value is not None and not callable(value):
+            raise InvalidTaskCall(f"{name} {value!r} is not possible", hint="give a function")
 
 
 def _names(job: Job) -> set[str]:

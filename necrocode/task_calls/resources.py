@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 
 from necrocode.claim import Claim
-from necrocode.task_calls.models import AgentTask
+from necrocode.task_calls.models import AgentTask, InvalidTaskCall
 
 _WORDS = {
     "backend": ("backend_services",),
@@ -42,6 +42,8 @@ def required(task: AgentTask) -> set[str]:
     named = task.context_data.get("resources", ())
     if isinstance(named, str):
         named = (named,)
+    if not isinstance(named, Iterable):
+        raise InvalidTaskCall(f"resources {named!r} of {task.agent_id} are no list", hint="give a list of names")
     found = words(str(task.context_data.get("agent_type", "")))
     return {str(name) for name in named} | {one for word in found for one in _WORDS.get(word, ())}
 

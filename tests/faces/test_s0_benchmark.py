@@ -201,7 +201,7 @@ def test_tags_filter():
     "terms",
     [
         {"timeout_seconds": 0}, {"timeout_seconds": "1"}, {"timeout_seconds": True}, {"max_retries": -1},
-        {"max_retries": 1.5}, {"priority": "high"}, {"timeout_action": "shrug"},
+        {"max_retries": 1.5}, {"priority": "high"}, {"timeout_action": "shrug"}, {"tags": 3},
     ],
     ids=str,
 )  # fmt: skip
@@ -630,6 +630,39 @@ def test_append_report_safe():
 def test_impossible_numbers_of_workers(workers):
     with pytest.raises(ConfigError, match="max_workers"):
         Echo().run(asks(1), max_workers=workers)
+
+
+@pytest.mark.parametrize(
+    "terms", [{"queue": 3}, {"queue": PriorityQueue}, {"grace": "x"}, {"grace": -1}, {"store": 3}, {"executor": "x"}],
+    ids=str,
+)  # fmt: skip
+def test_impossible_terms_of_a_run(terms):
+    with pytest.raises(ConfigError, match=r"not possible|not known"):
+        Echo().run(asks(1), **terms)
+
+
+def test_impossible_parts():
+    with pytest.raises(ConfigError, match="callbacks"):
+        Echo(callbacks=3)
+    with pytest.raises(ConfigError, match="protocol"):
+        Task("q", protocol=3)
+
+
+def test_a_coroutine_where_a_function_is_needed():
+    """It is the benchmark's mistake, told before anything starts, or by the report of the phase; never a success."""
+
+    class Async(Echo):
+        async def run_agents(self, agents, task, environment, query):
+            return query
+
+    class Hidden(Echo):
+        def run_agents(self, agents, task, environment, query):
+            return Async.run_agents(self, agents, task, environment, query)
+
+    with pytest.raises(ConfigError, match="run_agents is a coroutine function"):
+        Async().run(asks(1))
+    (report,) = Hidden().run(asks(1))
+    assert report["status"] == "unknown_execution_error" and "coroutine" in report["error"]["error_message"]
 
 
 @pytest.mark.parametrize("tasks", [None, "text", [5], [{"no": "field"}]], ids=["none", "text", "number", "mapping"])

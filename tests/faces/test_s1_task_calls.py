@@ -13,7 +13,7 @@ from loops import Gauge, is_alive, on_loop, pid_in, until
 
 from necrocode import task_calls
 from necrocode.context import check_timeout
-from necrocode.errors import NecrocodeError, TaskTimeoutError
+from necrocode.errors import ConfigError, NecrocodeError, TaskTimeoutError
 from necrocode.schedule import Schedule
 from necrocode.task_calls import (
     AgentInstance,
@@ -970,10 +970,38 @@ def test_impossible_limits(limit):
 
 
 @pytest.mark.parametrize(
+    "setting",
+    [{"max_retries": -1}, {"retry_delay": "x"}, {"retry_delay": -1}, {"resource_timeout": -1}, {"grace": "x"},
+     {"resource_timeout": "x"}, {"executor": 3}, {"executor": "claude"}, {"executor": ["prog"]}, {"schedule": 3},
+     {"executor": {"*": 3}}, {"executor": {"a": []}}, {"identify_resources": 3}, {"prioritise": "x"}, {"retry_on": 3},
+     {"coordinator": 3}],
+    ids=str,
+)  # fmt: skip
+def test_impossible_settings(setting):
+    with pytest.raises(ConfigError, match=r"not possible|has no ledger"):
+        MCPIntegrationLayer(**setting)
+
+
+@on_loop
+async def test_what_is_asked_of_a_layer_is_looked_at():
+    layer = MCPIntegrationLayer(executor=good)
+    for calls_ in (None, 3, {}, call()):
+        with pytest.raises(InvalidTaskCall, match="no task calls"):
+            await layer.execute_multiple_task_calls(calls_)
+    with pytest.raises(InvalidTaskCall):
+        await layer.wait_for_all_tasks_completion("soon")
+    with pytest.raises(InvalidTaskCall):
+        layer.parallel_task_manager = 3
+    with pytest.raises(InvalidTaskCall):
+        layer.executor = "claude"
+    assert (await layer.execute_task_call(call())).success
+
+
+@pytest.mark.parametrize(
     "broken",
     [{}, {"agent_id": "a"}, 3, None, call(timeout_second=3), call(timeout_seconds=0), call(timeout_seconds="1"),
      call(priority="high"), call(retries=-1), call(agent_id=""), call(agent_id=7), call(dependencies="x"),
-     call(resources=["../../x"]), {**call(), "context_data": 3}],
+     call(resources=["../../x"]), call(resources=3), {**call(), "context_data": 3}],
 )  # fmt: skip
 @on_loop
 async def test_broken_calls_start_nothing(broken):

@@ -130,6 +130,26 @@ def test_the_workers_end_with_their_program(tmp_path):
     until(lambda: all(is_gone(int(pid)) for pid in place.read_text().split()))
 
 
+def test_a_program_without_a_main_guard_ends(tmp_path):
+    """Each worker imports the program and so comes to make workers itself: those are refused, nobody waits for ever."""
+    import subprocess
+    import sys
+    from pathlib import Path
+
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\n"
+        f"sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(__file__).parents[2])!r}]\n"
+        "import s3_work\n"
+        "from necrocode.concurrency import WorkerPool, WorkerPoolConfig\n"
+        "with WorkerPool(WorkerPoolConfig(executor='process', max_workers=1)) as pool:\n"
+        "    result = pool.get_task_result(pool.submit_task('t', s3_work.double, (4,)))\n"
+        "    print(__name__, result.result, result.error)\n"
+    )
+    ran = subprocess.run([sys.executable, str(script)], timeout=90, capture_output=True, text=True)
+    assert "__main__ 8 None" in ran.stdout and "no process can be started here" in ran.stdout, ran.stdout + ran.stderr
+
+
 # What cannot travel
 
 
