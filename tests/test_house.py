@@ -357,6 +357,7 @@ def test_every_command_has_help_and_is_documented(verb):
 
 @pytest.mark.slow
 def test_types():
+    """S2-59: the whole house type-checks."""
     ran = subprocess.run([sys.executable, "-m", "mypy"], cwd=ROOT, capture_output=True, text=True, timeout=110)
     assert ran.returncode == 0, ran.stdout + ran.stderr
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 import threading
 import time
 from datetime import UTC, datetime
@@ -408,3 +409,33 @@ def test_conflicts_are_warned_about_and_recorded(coordinator, state, caplog):
     lines = [json.loads(line) for path in (state / "events").iterdir() for line in path.read_text().split("\n") if line]
     (event,) = [line for line in lines if line["kind"] == "conflict.found"]
     assert (event["runner_id"], event["blockers"]) == ("runner-2", ["runner-1"])
+
+
+class Listings:
+    """How many folders this thread lists, told by the interpreter; a hook stays for the life of the process."""
+
+    def __init__(self) -> None:
+        self.seen, self._thread, self._on = 0, threading.get_ident(), True
+        sys.addaudithook(self._hook)
+
+    def _hook(self, event: str, _: object) -> None:
+        self.seen += self._on and event in ("os.listdir", "os.scandir") and threading.get_ident() == self._thread
+
+    def stop(self) -> None:
+        self._on = False
+
+
+def test_the_state_is_kept_in_memory_and_what_others_change_is_seen(coordinator, state):
+    """S2-55: a process in step lists no folder, and still sees at once what another process has done."""
+    add(coordinator, 1)
+    with runners(1, state, max_parallel_runners=3) as (other,):
+        listings, began = Listings(), time.monotonic()
+        for number in range(2, 22):
+            assert add(coordinator, number)
+            coordinator.unregister_runner(f"runner-{number}")
+        listings.stop()
+        seconds = int(time.monotonic() - began) + 2
+        assert listings.seen <= 3 * seconds  # once in a second the three folders are compared with what is known
+        assert other.call("register_runner", "theirs", "t", "s", "/tmp/theirs")
+        assert coordinator.get_concurrent_count() == 2
+        assert add(coordinator, 2) and not add(coordinator, 3)

@@ -57,7 +57,7 @@ def agent_script(tmp_path: Path) -> list[str]:
 
 
 def test_six_runs_at_a_limit_of_two(repo, config, state, tmp_path):
-    """S2-07, S2-11, S2-26, 21: all succeed, never more than two at work, and they report it truthfully."""
+    """S2-07, S2-09, S2-11, S2-21, S2-26: all succeed, never more than two at work, and they report it truthfully."""
     configuration = config(max_parallel_runners=2, agent=agent_script(tmp_path))
     slots = [clone(repo, f"slot-{number}") for number in range(6)]
     results: list = [None] * 6
@@ -166,7 +166,7 @@ def test_conflicts_may_be_waited_for(repo, config, state):
 
 
 def test_declared_files_are_claimed(repo, config, state):
-    """S2-29: from the start, and what turns out to be changed as soon as it is known."""
+    """S2-25, S2-29: registered from the start, and what turns out to be changed as soon as it is known."""
     with runners(1, state) as (other,):
         seen = []
         orchestrator = RunnerOrchestrator(config())

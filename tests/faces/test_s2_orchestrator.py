@@ -36,7 +36,7 @@ def config(tmp_path: Path):
 
 
 def test_the_documents_usage_example(repo, config, state):
-    """S2-47: as printed, with an agent."""
+    """S2-47: as printed, with an agent. S2-09: the result tells where, and beside how many."""
     config = config(max_parallel_runners=3, default_timeout_seconds=1800)
     orchestrator = RunnerOrchestrator(config=config)
     result = orchestrator.run(task(repo, test_commands=[]))
