@@ -82,7 +82,9 @@ def _names(option: click.Option) -> str:
     if option.is_flag:
         return names
     choices = "|".join(option.type.choices) if isinstance(option.type, click.Choice) else ""
-    return f"{names} {option.metavar or choices or ('N' if isinstance(option.type, click.IntRange) else 'TEXT')}"
+    given = option.metavar or choices or ("N" if isinstance(option.type, click.IntRange) else "TEXT")
+    # A bar within code ends the cell of a table for some readers of Markdown, and is shown with its escape by others.
+    return f"{names} {given.replace('|', ' or ')}"
 
 
 def _bounds(option: click.Option) -> str:
