@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import IO, TYPE_CHECKING
 
 from necrocode.parallel.events import ExecutionEvent
+from necrocode.parallel.member import InvalidSettingError
 from necrocode.parallel.models import EventType, ExecutionStatus, ParallelDisplayMode, ParallelGroupTracker
 
 if TYPE_CHECKING:
@@ -74,6 +75,9 @@ class ParallelEventPrinter(EventPrinter):
         *,
         stream: IO[str] | None = None,
     ) -> None:
+        if not isinstance(show_timestamp, bool):
+            told = f"show_timestamp {show_timestamp!r} is not possible"
+            raise InvalidSettingError(told, hint="name the others: parallel_mode=, show_progress=")
         super().__init__(show_timestamp, show_address, stream=stream)
         self.parallel_mode, self.show_progress = ParallelDisplayMode(parallel_mode), show_progress
         self.parallel_groups: dict[str, ParallelGroupTracker] = {}

@@ -408,6 +408,14 @@ def test_s4_22_the_bar(completed, total, bar):
     assert printer._render_progress_bar(completed, total) == bar
 
 
+def test_s4_20_arguments_of_the_printer():
+    """By name as in the document; a mode where a switch belongs is refused, not ignored."""
+    printer = ParallelEventPrinter(parallel_mode="progress", show_progress=False)
+    assert printer.parallel_mode is ParallelDisplayMode.PROGRESS and not printer.show_progress
+    with pytest.raises(ValueError, match="show_timestamp 'progress'"):
+        ParallelEventPrinter("progress", False)
+
+
 def test_s4_22_the_width_of_the_bar():
     assert ParallelEventPrinter(stream=io.StringIO())._render_progress_bar(1, 2, width=4) == "██▒▒ 50%"
 
