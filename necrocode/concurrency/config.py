@@ -61,7 +61,9 @@ class WorkerPoolConfig:
                 raise ConfigError(f"{name} {getattr(self, name)!r} is not possible", hint="give True or False")
         kinds = self.retry_on if isinstance(self.retry_on, tuple) else (self.retry_on,)
         if not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in kinds):
-            raise ConfigError(f"retry_on {self.retry_on!r} is not possible", hint="give an exception, or a tuple of some")
+            raise ConfigError(
+                f"retry_on {self.retry_on!r} is not possible", hint="give an exception's class, or a tuple"
+            )
         self.policy()
         if self.executor not in ("thread", "process") and not isinstance(self.executor, Executor):
             raise ConfigError(

@@ -75,10 +75,7 @@ class ParallelEventPrinter(EventPrinter):
         *,
         stream: IO[str] | None = None,
     ) -> None:
-        if not isinstance(show_timestamp, bool):
-            told = f"show_timestamp {show_timestamp!r} is not possible"
-            raise InvalidSettingError(told, hint="name the others: parallel_mode=, show_progress=")
-        super().__init__(show_timestamp, show_address, stream=stream)
+        super().__init__(_switch(show_timestamp), show_address, stream=stream)
         self.parallel_mode, self.show_progress = ParallelDisplayMode(parallel_mode), show_progress
         self.parallel_groups: dict[str, ParallelGroupTracker] = {}
         self._shown: list[str] = []
@@ -198,6 +195,13 @@ class ParallelEventPrinter(EventPrinter):
             tracker.progress_line_number = number
             lines.append(self._progress_line(tracker))
         self._live.update(Text("\n".join(lines), no_wrap=True, overflow="ellipsis"), refresh=True)
+
+
+def _switch(value: object) -> bool:
+    if not isinstance(value, bool):
+        told = f"show_timestamp {value!r} is not possible"
+        raise InvalidSettingError(told, hint="name the others: parallel_mode=, show_progress=")
+    return value
 
 
 def _plain(text: str) -> str:
