@@ -48,7 +48,7 @@ def _settings() -> Iterator[str]:
 
 def _fields() -> Iterator[str]:
     rows = (
-        (f"`{field}`", f"`{one.key}`", _text(one.program), re.sub(r" \\(default: [^)]*\\)", "", one.described))
+        (f"`{field}`", f"`{one.key}`", _text(one.program), re.sub(r" \(default: [^)]*\)", "", one.described))
         for field, one in FIELDS.items()
     )
     return _table(("field of RunnerConfig", "key", "default there", "what"), rows)

@@ -63,5 +63,7 @@ def line(key: str, text: str) -> str:
 
 
 def literal(value: Any) -> str:
-    """A value as TOML writes it."""
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, (str, bool)) else f"{value:g}"
+    """A value as TOML writes it; a duration of whole seconds without its point."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return json.dumps(value, ensure_ascii=False)

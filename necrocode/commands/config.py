@@ -104,7 +104,9 @@ def _show_one(door: Door, key: str) -> None:
 def _text(value: Any) -> str:
     if value in (None, ""):
         return "-"
-    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
+    from necrocode.settings import literal
+
+    return value if isinstance(value, str) else literal(value)
 
 
 def _change(door: Door, words: tuple[str, ...], user: bool) -> None:

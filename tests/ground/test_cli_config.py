@@ -170,6 +170,15 @@ def test_setting_a_key_changes_its_line_and_no_other(cli: Cli) -> None:
     assert os.listdir(cli.where).count("necrocode.toml") == 1 and not list(cli.where.glob(".necrocode.toml*"))
 
 
+@pytest.mark.parametrize(
+    ("key", "text"), [("jobs", "1234567"), ("timeout", "1234567"), ("grace", "0.125"), ("timeout", "1234567.25")]
+)
+def test_a_number_is_written_as_it_was_meant(cli: Cli, key: str, text: str) -> None:
+    assert cli("config", "set", key, text).returncode == 0
+    assert f"{key} = {text}\n" in (cli.where / "necrocode.toml").read_text()
+    assert cli("config", key).stdout == f"{text}\n"
+
+
 def test_setting_for_oneself_writes_the_user_s_file(cli: Cli) -> None:
     assert cli("config", "set", "jobs", "6", "--user").returncode == 0
     assert held(cli, "jobs") == (6, str(user_file(cli)))
