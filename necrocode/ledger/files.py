@@ -143,6 +143,7 @@ class FileLedger(Placing):
                     self._book.forget()  # a move was cut short: what we believe may differ from the disk
                     raise
                 finally:
+                    gate.make_ready()
                     self._ring()
         finally:
             self._after_gate()

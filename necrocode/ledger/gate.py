@@ -46,6 +46,7 @@ class Gate:
         self._pid = 0
         self._inside = -1
         self.ring = Ring(str(state.root))
+        self._header = b""
         self.counter = 0
         self.generation = 0
         self.crashed = False
@@ -92,15 +93,20 @@ class Gate:
         text = os.pread(self._inside, START, 0)
         known = self._take_counter(text[:_COUNTER])
         free, generation = _parse_state(text[_COUNTER:_LENGTH])
-        self.crashed, self.generation, self.owes = not free, generation + 1, False
+        self.crashed, self.generation, self.owes, self._header = not free, generation + 1, False, b""
         self._write_state(
             f"held {self.generation} pid={os.getpid()} op={operation.replace(' ', '-')} mono={time.monotonic():.3f}"
         )
         self.ring.open(self._inside, text[_LENGTH:], generation if known else 0)
 
+    def make_ready(self) -> None:
+        """Do what is left to be done but to say that the gate is free: whoever is woken now, and wants to come in,
+        must not find us in here, put aside by the system in its favour. Nothing may be changed after it."""
+        self._header = self.ring.close(self.generation)
+
     def _leave(self) -> None:
         if not self.owes:
-            self._write_state(f"free {self.generation}", self.ring.close(self.generation))
+            self._write_state(f"free {self.generation}", self._header)
 
     def _unlock(self) -> None:
         if self._descriptor is not None and self._pid == os.getpid():

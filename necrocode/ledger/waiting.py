@@ -26,8 +26,9 @@ _TICK = 5.0
 """Seconds after which every waiter looks by itself; a safety net, nothing is handed over by it."""
 _QUIET_WAITER = 15.0
 """Seconds without a stamp after which a waiter is not trusted to keep watch (it may be stopped)."""
-_SETTLING = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032)
-"""Death is not atomic: a dying process lets go of its files one by one. Look again after each of these seconds."""
+_SETTLING = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512)
+"""Death is not atomic: a dying process lets go of its files one by one, and on a busy machine it waits for its turn
+to do so. Look again after each of these seconds."""
 _CLOSE_WRITE = 0x8
 _EXCL_UNLINK = 0x4000000
 """No event for a lifeline that was unlinked first: whoever releases in peace has served the waiting already."""

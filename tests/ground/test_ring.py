@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,13 +75,17 @@ def place_by_hand(root: Path, runner_id: str, path: str) -> int:
     life = os.open(root / "live" / runner_id, os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(life, fcntl.LOCK_EX)
     os.write(life, f"{time.monotonic():017.6f} - {0:017.6f}\n".encode())
+    (root / "runners" / f"{runner_id}.1.0.json").write_text(record_text(runner_id, path))
+    return life
+
+
+def record_text(runner_id: str, path: str) -> str:
     value = {
         "schema": 1, "runner_id": runner_id, "task_id": "", "spec_name": "", "workspace_path": "",
         "start_time": "2026-01-01T00:00:00+00:00", "last_heartbeat": "2026-01-01T00:00:00+00:00",
         "claims": [["file:", path, "exclusive"]], "slot": False,
     }  # fmt: skip
-    (root / "runners" / f"{runner_id}.1.0.json").write_text(json.dumps(value))
-    return life
+    return json.dumps(value)
 
 
 class TestInStep:
@@ -277,6 +282,37 @@ class TestTheListingIsTheTruth:
             ledger.release(ledger.register(request("b", "x.py")))
         assert os.listdir(ours.state.root / "runners") == []
         assert len(os.listdir(ours.state.root / "quarantine")) == 4
+
+
+def test_two_thousand_leases_cost_as_many_calls_as_ten(tmp_path: Path, listed: list[str]) -> None:
+    """Counted, not timed: nothing on the way to a grant, a claim or a release looks at every lease."""
+    few, many = (_calls_beside(tmp_path / str(live), live) for live in (10, 2_000))
+    assert many <= few * 1.05 and few > 100
+
+
+def _calls_beside(root: Path, live: int) -> int:
+    ours, theirs = FileLedger(root), FileLedger(root)
+    for at in range(live):
+        record = record_text(f"r{at}", f"src/{at}.py")
+        (root / "runners" / f"r{at}.{at + 1}.0.json").write_text(record)
+    for ledger in (ours, theirs, ours):
+        ledger.release(ledger.register(request("warm", "x.py")))
+    calls = 0
+
+    def count(frame: object, event: str, argument: object) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    sys.setprofile(count)
+    try:
+        for ledger, other in ((ours, theirs), (theirs, ours)):
+            lease = ledger.register(request("bench", "x.py"))
+            other.claim(lease, [Claim.file("y.py")])
+            ledger.drop(lease, [Claim.file("x.py")])
+            other.release(lease)
+    finally:
+        sys.setprofile(None)
+    return calls
 
 
 class TestTheEndOfTheRing:

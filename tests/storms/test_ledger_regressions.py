@@ -15,7 +15,7 @@ from actors import Puppet, run_clean
 from necrocode.errors import Refused
 from necrocode.lease import Request
 from necrocode.ledger import files as ledger_files
-from necrocode.ledger import records, waiting
+from necrocode.ledger import book, records, waiting
 from necrocode.ledger.files import FileLedger
 from necrocode.testing import check, wait_for
 
@@ -179,7 +179,7 @@ def test_6_a_hand_over_does_not_read_the_whole_queue(state_root: Path, monkeypat
     assert run_clean(_queue_up, str(state_root), 40) == 40
     read: list[str] = []
     real = records.read_record
-    for module in (records, ledger_files):
+    for module in (records, book, ledger_files):
         monkeypatch.setattr(module, "read_record", lambda path: (read.append(str(path)), real(path))[1])
     fresh = FileLedger(state_root)
     fresh.release(holder)
