@@ -1,4 +1,5 @@
-"""Register and release, claim and drop, heartbeat, beside 1 to 10 000 live records; against SQLite and filelock."""
+"""Register and release, claim and drop, heartbeat, beside 1 to 10 000 live records; against SQLite and filelock; and
+how each of them grows with the number of live records."""
 
 from __future__ import annotations
 
@@ -10,14 +11,19 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from statistics import median
 
-from bench.compare import interleaved, place, timed, told
+from bench.compare import interleaved, less, place, timed, told
 from necrocode.claim import Claim
 from necrocode.lease import Request
 from necrocode.ledger.files import FileLedger
 
 ROUNDS = 200
+LIVE = (1, 10, 100, 1000, 10_000)
+MOST_HOLDERS = 40
 HOLDERS = """
 import sys
 from necrocode.ledger.files import FileLedger
@@ -32,29 +38,84 @@ sys.stdin.read()
 
 
 def main() -> None:
+    possible = _possible()
+    for live in possible:
+        _beside(live)
+    found = growth(possible)
+    print("\nGrowth: medians, all sizes in turn, by two who change the same state in turn")
+    for operation, medians in found.items():
+        figures = "   ".join(f"{live}: {seconds * 1e6:.1f} us" for live, seconds in medians.items())
+        base = medians.get(10) or next(iter(medians.values()))
+        print(f"  {operation:<10} {figures}   ({medians[max(medians)] / base:.2f}x from 10 to {max(medians)})")
+
+
+def growth(sizes: tuple[int, ...] = LIVE, rounds: int = ROUNDS) -> dict[str, dict[int, float]]:
+    """Seconds (medians) of register, claim, drop, renew and release beside so many live records, by operation and
+    number. Two ledgers take turns, so that each has to learn what the other did; all sizes take turns as well."""
+    samples: dict[str, dict[int, list[float]]] = {}
+    with ExitStack() as stack:
+        pairs = {live: _pair(stack.enter_context(_held(live))) for live in sizes}
+        for turn in range(less(rounds) + 2):
+            for live, pair in pairs.items():
+                for operation, seconds in _round(pair[turn % 2]).items():
+                    taken = samples.setdefault(operation, {}).setdefault(live, [])
+                    taken += [seconds] if turn > 1 else []  # the first ones list and read everything
+    return {operation: {live: median(taken) for live, taken in by.items()} for operation, by in samples.items()}
+
+
+def _pair(root: Path) -> tuple[FileLedger, FileLedger]:
+    return FileLedger(root / "state"), FileLedger(root / "state")
+
+
+def _round(ledger: FileLedger) -> Mapping[str, float]:
+    more, kept = [Claim.file("src/more.py")], []
+    claims = (Claim.file("src/mine.py"), Claim.branch("mine"))
+    return {
+        "register": timed(lambda: kept.append(ledger.register(Request("bench", claims)))),
+        "claim": timed(lambda: ledger.claim(kept[0], more)),
+        "drop": timed(lambda: ledger.drop(kept[0], more)),
+        "first beat": timed(lambda: ledger.renew(kept[0])),
+        "heartbeat": timed(lambda: ledger.renew(kept[0])),
+        "release": timed(lambda: ledger.release(kept[0])),
+    }
+
+
+def _possible() -> tuple[int, ...]:
+    """As many live records as the limit of open files allows; what is left out is told."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    for live in (1, 10, 100, 1000, 10000):
-        if live > 4 * (hard - 100):
+    most = MOST_HOLDERS * _most_each()
+    for live in LIVE:
+        if live > most:
             print(f"\n{live} live records left out: {hard} open files are allowed")
-            continue
-        _beside(live)
+    return tuple(live for live in LIVE if live <= most)
+
+
+def _most_each() -> int:
+    return max(1, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 600)  # lifelines have numbers from 500 on
 
 
 def _beside(live: int) -> None:
+    with _held(live) as root:
+        _measure(root, root / "state", live)
+
+
+@contextmanager
+def _held(live: int) -> Iterator[Path]:
+    """A folder with a state directory in which so many leases are held by a few processes."""
     root = Path(tempfile.mkdtemp(dir=place(), prefix="necrocode-bench-"))
-    holders = []
+    holders: list[subprocess.Popen[bytes]] = []
     try:
         state = root / "state"
         FileLedger(state)
-        share = max(1, -(-live // 4))
+        share = min(max(1, -(-live // 4)), _most_each())
         for first in range(0, live, share):
             argv = [sys.executable, "-c", HOLDERS, str(state), str(first), str(min(share, live - first))]
             holders.append(subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
         for holder in holders:
             assert holder.stdout is not None
             holder.stdout.readline()
-        _measure(root, state, live)
+        yield root
     finally:
         for holder in holders:
             holder.communicate()
@@ -72,7 +133,7 @@ def _measure(root: Path, state: Path, live: int) -> None:
     peers["SQLite WAL, same work"] = Sqlite(root / "peer.db", live).round
     if live <= 1000:
         peers["filelock, JSON read anew"] = Filelock(root / "peer", live).round
-    told(f"register and release, {live} live", interleaved(peers, ROUNDS if live <= 1000 else 40))
+    told(f"register and release, {live} live", interleaved(peers, ROUNDS))
 
     lease = ledger.register(Request("bench", claims))
     more = [Claim.file("src/more.py")]
@@ -81,10 +142,9 @@ def _measure(root: Path, state: Path, live: int) -> None:
         ledger.claim(lease, more)
         ledger.drop(lease, more)
 
-    rounds = ROUNDS if live <= 1000 else 40
-    told(f"necrocode alone, {live} live", interleaved({"claim and drop": lambda: timed(claimed)}, rounds))
+    told(f"necrocode alone, {live} live", interleaved({"claim and drop": lambda: timed(claimed)}, ROUNDS))
     ledger.renew(lease)
-    told("", interleaved({"heartbeat": lambda: timed(lambda: ledger.renew(lease))}, rounds))
+    told("", interleaved({"heartbeat": lambda: timed(lambda: ledger.renew(lease))}, ROUNDS))
     ledger.release(lease)
 
 
