@@ -18,8 +18,9 @@ from necrocode.cli import group
 from necrocode.door import Door
 from necrocode.lease import Request
 from necrocode.ledger.files import FileLedger
-from necrocode.runs import runs
+from necrocode.runs import Plan, new_run
 from necrocode.statedir import StateDir
+from necrocode.task import parse_tasks
 
 Offered = Callable[[str], list[str]]
 TASKS = """
@@ -43,9 +44,11 @@ def cli(state_root: Path, tmp_path: Path) -> Iterator[Cli]:
 
 @pytest.fixture
 def run(cli: Cli) -> str:
-    (cli.where / "tasks.toml").write_text(TASKS)
-    assert cli("run", "tasks.toml").returncode == 0
-    return runs(StateDir(cli.state))[0]
+    """A run of two tasks, as it lies on the disk before anything has begun."""
+    state, tasks = StateDir(cli.state), parse_tasks(TASKS).tasks
+    plan = Plan(new_run(state), tasks, {task.id: () for task in tasks}, 2)
+    plan.save(state)
+    return plan.run_id
 
 
 @pytest.fixture
