@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections import deque
-from functools import partial
 from typing import Any, Protocol
 
 from necrocode.life import Entry, GiveUp, Start, Stop
@@ -52,6 +51,7 @@ class Engine:
         self._loop = asyncio.get_running_loop()
         self._context = contextvars.copy_context()
         self._running: dict[str, asyncio.Future[Any]] = {}
+        self._ids: dict[asyncio.Future[Any], str] = {}
         self._alarm: asyncio.TimerHandle | None = None
         self._turning = False
         self._returning: deque[tuple[str, asyncio.Future[None]]] = deque()
@@ -131,7 +131,8 @@ class Engine:
             if isinstance(order, Start):
                 attempt = self._work.begin(order.task_id, order.attempt)
                 self._running[order.task_id] = attempt
-                attempt.add_done_callback(partial(self._over, order.task_id), context=self._context)
+                self._ids[attempt] = order.task_id
+                attempt.add_done_callback(self._over, context=self._context)
             elif isinstance(order, Stop):
                 self._stop(order.task_id, self._running.get(order.task_id), now + self.grace)
             elif isinstance(order, GiveUp):
@@ -149,6 +150,7 @@ class Engine:
             self._loop.call_later(min(_AGAIN, left), self._stop, task_id, attempt, until, context=self._context)
             return
         self.deaf.append(task_id)
+        del self._ids[attempt]
         del self._running[task_id]
         self._failed(task_id, asyncio.CancelledError())
         self.go()
@@ -160,8 +162,9 @@ class Engine:
         if seconds is not None:
             self._alarm = self._loop.call_later(seconds, self.go, context=self._context)
 
-    def _over(self, task_id: str, future: asyncio.Future[Any]) -> None:
-        if self._running.get(task_id) is not future:
+    def _over(self, future: asyncio.Future[Any]) -> None:
+        task_id = self._ids.pop(future, None)
+        if task_id is None:
             return  # given up as deaf
         del self._running[task_id]
         error = asyncio.CancelledError() if future.cancelled() else future.exception()
