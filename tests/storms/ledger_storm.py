@@ -372,7 +372,7 @@ def meddle(root: str, seconds: float, seed: int, *, until_seen: bool = False) ->
         life = None if os.listdir(place / "runners") else _placed(place, f"hand.{counts['placed'] + 1}.0.json")
         taken = None if life is None else oracle.take("a_1")
         fcntl.flock(gate, fcntl.LOCK_UN)
-        time.sleep(0.002)
+        time.sleep(3 * GRACE)  # longer than whoever is wrongly granted it tries to take it
         if life is not None:
             counts["placed"] += 1
             fcntl.flock(gate, fcntl.LOCK_EX)
