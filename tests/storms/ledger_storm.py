@@ -385,6 +385,7 @@ def meddle(root: str, seconds: float, seed: int, *, until_seen: bool = False) ->
             ledger.release(ledger.register(Request("next", (Claim.file("hand/was/here"),))))
             counts["stale"] += "hand" in ledger.view.standing
     _end(children)
+    counts["violation"] += (place / "trouble").exists()  # somebody could not even go on
     return counts + tally.counts()
 
 

@@ -14,8 +14,8 @@ from actors import Puppet, run_clean
 
 from necrocode.errors import Refused
 from necrocode.lease import Request
-from necrocode.ledger import files as ledger_files
 from necrocode.ledger import book, records, waiting
+from necrocode.ledger import files as ledger_files
 from necrocode.ledger.files import FileLedger
 from necrocode.testing import check, wait_for
 
