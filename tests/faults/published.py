@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import time
 from collections import Counter
 from contextlib import suppress
 from functools import partial
@@ -39,6 +40,7 @@ def one_task(tasks: int, place: Path, chance: random.Random) -> None:
         lease = ledger.register(Request(name, claims, limit=LIMIT), wait=chance.random() < 0.5, timeout=0.2)
         try:
             if read_result(folder_of(place, task)) is None:
+                time.sleep(chance.random() * 0.003)  # the work
                 publish(ledger, lease, place, task)
         finally:
             ledger.release(lease)
@@ -99,4 +101,4 @@ def _account(place: Path, tasks: int) -> Counter[str]:
 def play_broken(root: str) -> Counter[str]:
     """The same on a ledger to which nothing is ever in the way."""
     admission.obstacle = lambda view, waiter: None
-    return play(root, 4, 1, 1)
+    return play(root, 4, 60, 1)
