@@ -6,16 +6,15 @@ does the operation, and afterwards the others must be able to go on. Only for a 
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 import shutil
 import signal
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,16 +25,13 @@ from necrocode.ledger import files as ledger_files
 from necrocode.ledger import waiting
 from necrocode.ledger.files import FileLedger
 from necrocode.statedir import StateDir
-from necrocode.testing import check
+from necrocode.testing import ERRORS, KILL, SHORT, Fault, Injection, check, forked, injected, is_alive
 
 LIMIT = 3
-ERRORS = (errno.ENOSPC, errno.EIO, errno.EMFILE)
-_NAMES = ["open", "write", "pwrite", "rename", "unlink", "close", "mkfifo", "mkdir", "fsync", "ftruncate", "utime"]
-CALLS = [
-    *((os, name) for name in _NAMES),
-    (fcntl, "flock"),
-    (fcntl, "fcntl"),
-]
+TROUBLE = (SHORT, Fault("short", lasting=True), *ERRORS)
+_ALWAYS = (Fault("EIO"), Fault("EIO", lasting=True), Fault("ENOSPC", lasting=True))
+"""The first two can come from every call, the third is what happens to people."""
+Arm = Callable[[], AbstractContextManager[Injection]]
 NEVER = 300.0
 """Seconds between two ticks: whoever needs one to be served is not served."""
 SLOW = 20.0
@@ -90,7 +86,7 @@ class Stage:
 
         entries = len(os.listdir(self.state.queue))
         child = forked(play, self.trouble, hang=True)
-        while len(os.listdir(self.state.queue if wait else self.state.runners)) <= entries * wait and alive(child):
+        while len(os.listdir(self.state.queue if wait else self.state.runners)) <= entries * wait and is_alive(child):
             time.sleep(0.0005)
         self.settle(child)
         os.kill(child, signal.SIGKILL)
@@ -125,7 +121,7 @@ class Stage:
     def _in_line(self, child: int) -> None:
         self.children.append(child)
         while len(os.listdir(self.state.queue)) < len(self.children):
-            assert alive(child)
+            assert is_alive(child)
             time.sleep(0.0005)
         self.settle(child)
 
@@ -255,44 +251,52 @@ class Report(NamedTuple):
 
 def kill_everywhere(name: str, base: str) -> Report:
     """Kill -9 before each system call, and after the last; after any other is before the next."""
-    report = _everywhere(name, base, [(_killed, False)])
-    last = _everywhere(name, base, [(_killed, True)], first=max(1, report.cut))
+    report = _everywhere(name, base, KILL)
+    last = _everywhere(name, base, KILL, after=True, first=max(1, report.cut))
     return Report(report.cut + last.cut, last.past, report.wrong + last.wrong, max(report.slowest, last.slowest))
 
 
-def fail_everywhere(name: str, base: str) -> Report:
-    """Answer each system call once with an error."""
-    return _everywhere(name, base, [(_refused, 0)])
+def fail_everywhere(name: str, base: str, faults: Sequence[Fault] = TROUBLE) -> Report:
+    """Each of these faults at each system call that it can come from."""
+    cut, past, wrong, slowest = 0, 0, list[str](), 0.0
+    for fault in faults:
+        report = _everywhere(name, base, fault)
+        cut, past, slowest = cut + report.cut, past + report.past, max(slowest, report.slowest)
+        wrong += report.wrong
+        if len(wrong) > 3:
+            break
+    return Report(cut, past, wrong, slowest)
 
 
-def fail_thoroughly(name: str, base: str) -> Report:
-    """Answer each system call once with each of the errors."""
-    return _everywhere(name, base, [(_refused, more) for more in range(len(ERRORS))])
+def some_of(name: str) -> tuple[Fault, ...]:
+    """A part of TROUBLE for each operation, so that operations beside each other see all of it; less where others
+    wait, which takes longest."""
+    at, others = list(OPERATIONS).index(name), [fault for fault in TROUBLE if fault not in _ALWAYS]
+    slow = name in WAITERS or "enqueue" in name or "wait" in name
+    step = 6 if slow else 3
+    return (*_ALWAYS[slow:], *others[at % step :: step])
 
 
-def _everywhere(name: str, base: str, kinds: list[tuple[Any, Any]], first: int = 1) -> Report:
+def _everywhere(name: str, base: str, fault: Fault, *, after: bool = False, first: int = 1) -> Report:
     cut, past, wrong, slowest = 0, 0, [], 0.0
     ledger_files._LITTER_AGE = -1.0  # what is left over is found at once
     ledger_files._ROUND = waiting._TICK = NEVER
     for at in range(first, 400):
-        ended = False
-        for arm, how in kinds:
-            root = Path(tempfile.mkdtemp(dir=base))
-            try:
-                was_cut, seconds = _case(root, name, lambda arm=arm, how=how, at=at: arm(at, how), arm is _killed)
-                cut, past, ended, slowest = cut + was_cut, past + (not was_cut), not was_cut, max(slowest, seconds)
-            except (NecrocodeError, AssertionError, OSError):
-                wrong.append(f"{name}, call {at}, {arm.__name__} {how}:\n{traceback.format_exc(limit=-3, chain=False)}")
-                if len(wrong) > 3:
-                    return Report(cut, past, wrong, slowest)
-            finally:
-                shutil.rmtree(root, ignore_errors=True)
-        if ended:
+        ended, root = False, Path(tempfile.mkdtemp(dir=base))
+        try:
+            was_cut, seconds = _case(root, name, partial(injected, fault, at, after=after), fault == KILL)
+            cut, past, ended, slowest = cut + was_cut, past + (not was_cut), not was_cut, max(slowest, seconds)
+        except (NecrocodeError, AssertionError, OSError):
+            how = "after" if after else "at"
+            wrong.append(f"{name}, {fault} {how} call {at}:\n{traceback.format_exc(limit=-3, chain=False)}")
+        finally:
+            shutil.rmtree(root, ignore_errors=True)
+        if ended or len(wrong) > 3:
             return Report(cut, past, wrong, slowest)
     raise AssertionError(f"{name} makes no end of system calls")
 
 
-def _case(root: Path, name: str, arm: Callable[[], Any], kills: bool) -> tuple[bool, float]:
+def _case(root: Path, name: str, arm: Arm, kills: bool) -> tuple[bool, float]:
     """Whether the operation was cut short, and the seconds until all waiters were served."""
     operation, stage = OPERATIONS[name], Stage(root)
     operation.before(stage)
@@ -395,7 +399,7 @@ class _Ready:
             os.close(descriptor)
 
 
-def _victim(stage: Stage, operation: Operation, arm: Callable[[], Any], *, go: bool) -> tuple[_Ready, int]:
+def _victim(stage: Stage, operation: Operation, arm: Arm, *, go: bool) -> tuple[_Ready, int]:
     ready = _Ready()
 
     def play() -> int:
@@ -404,94 +408,22 @@ def _victim(stage: Stage, operation: Operation, arm: Callable[[], Any], *, go: b
         os.write(ready.says, b"!")
         if go:
             os.read(ready.told, 1)
-        with arm() as reached, suppress(Refused):
+        with arm() as told, suppress(Refused):
             try:
                 operation.act(ledger, context)
             except NecrocodeError as error:
                 if isinstance(error, Refused):
                     raise
-                assert reached(), f"not asked for: {error!r}"
+                assert told.hits, f"not asked for: {error!r}"
                 assert len(str(error)) > 20 and os.sep in str(error), f"names no place: {error!r}"
-        if reached():
+        if told.hits:
             # The same object goes on; what it half did is undone or complete.
             if operation.act is _renew:
                 ledger.renew(context)
             ledger.release(ledger.register(Request("probe", (file("probe"),), slot=False)))
             assert check(stage.root, damaged=True)
-        return 0 if reached() else 7
+        return 0 if told.hits else 7
 
     victim = forked(play, stage.trouble)
     ready.close(ready.says, ready.told)
     return ready, victim
-
-
-@contextmanager
-def _killed(at: int, after: bool) -> Iterator[Callable[[], bool]]:
-    def die() -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    with _watched(at, *((lambda: None, die) if after else (die, lambda: None))) as reached:
-        yield reached
-
-
-@contextmanager
-def _refused(at: int, more: int) -> Iterator[Callable[[], bool]]:
-    number = ERRORS[(at + more) % len(ERRORS)]
-
-    def refuse() -> None:
-        raise OSError(number, os.strerror(number))
-
-    with _watched(at, refuse, lambda: None) as reached:
-        yield reached
-
-
-@contextmanager
-def _watched(at: int, before: Callable[[], None], after: Callable[[], None]) -> Iterator[Callable[[], bool]]:
-    """Do something around the system call of that number, counted from here."""
-    count = 0
-    originals = [getattr(module, name) for module, name in CALLS]
-
-    def wrapped(name: str, original: Any) -> Any:
-        def call(*args: Any, **options: Any) -> Any:
-            nonlocal count
-            count += 1
-            mine = count == at
-            if mine and name == "close":
-                original(*args)  # whatever it answers, the descriptor is closed
-                before()
-            elif mine:
-                before()
-            value = None if mine and name == "close" else original(*args, **options)
-            if mine:
-                after()
-            return value
-
-        return call
-
-    for (module, name), original in zip(CALLS, originals, strict=True):
-        setattr(module, name, wrapped(name, original))
-    try:
-        yield lambda: count >= at
-    finally:
-        for (module, name), original in zip(CALLS, originals, strict=True):
-            setattr(module, name, original)
-
-
-def forked(play: Callable[[], Any], trouble: Path, *, hang: bool = False) -> int:
-    """A child that plays and ends with what that says (0 for None); its traceback goes to the file `trouble`."""
-    child = os.fork()
-    if child:
-        return child
-    code = 9
-    try:
-        code = play() or 0
-        while hang:
-            time.sleep(1)
-    except BaseException:  # noqa: BLE001 - a child must not return into its parent's code
-        trouble.write_text(traceback.format_exc())
-    finally:
-        os._exit(code)
-
-
-def alive(child: int) -> bool:
-    return Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"

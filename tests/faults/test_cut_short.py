@@ -10,21 +10,26 @@ from pathlib import Path
 import enumeration
 import pytest
 from actors import run_clean
+from proofs import THOROUGH, Proof
 from ring_mutants import RING_MUTANTS
 
 
 @pytest.mark.parametrize("name", enumeration.OPERATIONS)
-def test_killed_before_and_after_each_call(name: str, state_root: Path) -> None:
+def test_killed_before_and_after_each_call(name: str, state_root: Path, proof: Proof) -> None:
     report = run_clean(enumeration.kill_everywhere, name, str(state_root))
     assert not report.wrong, "\n".join(report.wrong)
     assert report.cut > 8 and report.past > 0
+    proof("Q1", report.cut)
 
 
 @pytest.mark.parametrize("name", enumeration.OPERATIONS)
-def test_refused_at_each_call(name: str, state_root: Path) -> None:
-    report = run_clean(enumeration.fail_everywhere, name, str(state_root))
+def test_refused_at_each_call(name: str, state_root: Path, proof: Proof) -> None:
+    """By errors and short writes, once and lasting. Each is told as an error of ours that names a place."""
+    faults = enumeration.TROUBLE if THOROUGH else enumeration.some_of(name)
+    report = run_clean(enumeration.fail_everywhere, name, str(state_root), faults)
     assert not report.wrong, "\n".join(report.wrong)
-    assert report.cut > 5 and report.past > 0
+    assert report.cut > 20 and report.past == len(faults)
+    proof("Q2", report.cut)
 
 
 def test_a_ring_that_believes_the_dead_is_seen(state_root: Path) -> None:

@@ -1,0 +1,19 @@
+"""What kills, errors and short writes at each system call leave of every file that is not the ledger's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import small_files
+from actors import run_clean
+from proofs import Proof
+
+
+@pytest.mark.parametrize("name", small_files.FILES)
+def test_no_call_may_damage_a_file(name: str, state_root: Path, proof: Proof) -> None:
+    for goal, play in (("Q1", small_files.kill), ("Q2", small_files.trouble)):
+        report = run_clean(play, name, str(state_root))
+        assert not report.wrong, "\n".join(report.wrong)
+        assert report.cases > 3
+        proof(goal, report.cases)
