@@ -207,7 +207,12 @@ class WorkerPool:
     ) -> None:
         if kind is not None and not issubclass(kind, Exception):
             self._engine.stop_all("interrupted")
-        self.shutdown(wait=True, cancel_futures=kind is not None)
+        try:
+            self.shutdown(wait=True, cancel_futures=kind is not None)
+        except KeyboardInterrupt:  # while it waited for the rest
+            self._engine.stop_all("interrupted")
+            self._engine.close(wait=True)
+            raise
 
     # what the engine tells, one call at a time
 

@@ -578,8 +578,10 @@ def test_a_task_may_shut_its_own_pool_down():
     pool.shutdown()
 
 
-def test_interrupted_while_waiting(tmp_path):
-    """Ctrl-C in the with block: running work is told to stop, deaf work is given up, the program ends."""
+@pytest.mark.parametrize("wait", ["pool.wait_for_all()", "pass"], ids=["in the block", "at its end"])
+def test_interrupted_while_waiting(wait, tmp_path):
+    """Ctrl-C in the with block, or while leaving it: running work is told to stop, deaf work is given up, the program
+    ends."""
     script = tmp_path / "script.py"
     script.write_text(
         "import os, signal, threading, time\n"
@@ -596,7 +598,7 @@ def test_interrupted_while_waiting(tmp_path):
         "try:\n"
         "    with pool:\n"
         "        ids = [pool.submit_task('t', deaf) for _ in range(3)]\n"
-        "        pool.wait_for_all()\n"
+        f"        {wait}\n"
         "except KeyboardInterrupt:\n"
         "    print(sorted({str(m.status) for m in pool.get_metrics().values()}))\n"
     )
