@@ -92,7 +92,7 @@ def readme(*, check: bool = False) -> bool:
 def _block() -> Iterator[str]:
     files = latest()
     results = {file: loaded(file) for file in files.values()}
-    yield "| what | necrocode | against | takes |"
+    yield "| what | necrocode | against | times as long |"
     yield "|---|---|---|---|"
     shown = []
     for bench, title, ours, theirs, what in SHOWN:
@@ -101,17 +101,19 @@ def _block() -> Iterator[str]:
                 shown.append(files[bench])
                 yield from _line(table, ours, theirs, what)
     yield ""
-    yield "Medians of interleaved runs; all tables:"
+    yield "Medians of interleaved runs: the ratios hold, the times are those of a busy machine where its load says so."
+    yield ""
     for file in dict.fromkeys(shown):
         facts, name = results[file][0], file.relative_to(ROOT)
-        yield f"[{facts['at'].partition('T')[0]}]({name}), {facts['machine']}, commit {facts['commit']}."
+        parts = ", ".join(part for part, its in files.items() if its == file)
+        yield f"- {parts}: [{file.stem}]({name}), {facts['machine']}, commit {facts['commit']}"
 
 
 def _line(table: Table, ours: str, theirs: str, what: str) -> Iterator[str]:
     mine = next((row for row in table.rows if row.name.startswith(ours)), None)
     peer = next((row for row in table.rows if row.name.startswith(theirs)), None)
     if mine and peer and peer.p50:
-        yield f"| {what} | {_time(mine.p50)} | {peer.name}: {_time(peer.p50)} | {mine.p50 / peer.p50:.2g} times |"
+        yield f"| {what} | {_time(mine.p50)} | {peer.name}: {_time(peer.p50)} | {mine.p50 / peer.p50:.2g} |"
 
 
 def _time(seconds: float) -> str:
