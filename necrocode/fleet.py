@@ -22,7 +22,7 @@ from necrocode.remains import clear_done, clear_scratch
 from necrocode.retry import Policy
 from necrocode.runs import Plan, attempt_folder, attempts_of_all, run_folder
 from necrocode.schedule import Behind, Entry, GiveUp, Schedule, Start, Stop
-from necrocode.statedir import mark, to_json, told
+from necrocode.statedir import mark, put, to_json, told
 from necrocode.task import Task
 from necrocode.vigil import Vigil, is_gone
 
@@ -124,7 +124,8 @@ class Fleet:
             write_result(folder, unheard(task.id, folder, Status.FAILED, str(error), "needs_attention"))
             self._crew.adopt(task.id, folder, "")
             return self._conclude(task.id)
-        self._state.write(folder / "task.json", to_json(order.to_dict()))
+        with told(folder):
+            put(folder / "task.json", to_json(order.to_dict()))  # nobody reads it before it is handed over
         self._crew.begin(task.id, folder, order.runner_id)
         self._listener(task.id, "started", {"attempt": number})
 

@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Any
 from necrocode.outcome import Outcome
 from necrocode.plan import PlanRow
 from necrocode.runs import Plan
-from necrocode.screen import Column, Row, counted, duration, styled, table
+from necrocode.screen import Column, Row, clean, counted, duration, styled, table
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -35,7 +35,7 @@ _COLOURS = {
 class Progress:
     """Listens to a fleet. `quiet` keeps everything but the end to itself."""
 
-    def __init__(self, plan: Plan, console: Console, *, quiet: bool = False) -> None:
+    def __init__(self, plan: Plan, console: Console | Lines, *, quiet: bool = False) -> None:
         self._plan, self._console, self._quiet = plan, console, quiet
         self._began = time.monotonic()
         self._states: dict[str, tuple[str, float, str]] = {}
@@ -46,7 +46,7 @@ class Progress:
     @contextmanager
     def shown(self) -> Iterator[None]:
         """Shows the live picture while its body runs, when there is a terminal to show it on."""
-        if not self._live:
+        if not self._live or isinstance(self._console, Lines):
             yield
             return
         from rich.live import Live
@@ -79,14 +79,16 @@ class Progress:
             self._line(task_id, str(word), detail)
 
     def _line(self, task_id: str, word: str, detail: str) -> None:
+        elapsed = duration(time.monotonic() - self._began)
+        if isinstance(self._console, Lines):
+            return self._print(f"{elapsed:>7}  {word:<9}  {task_id}" + (f"  {detail}" if detail else ""))
         from rich.markup import escape
 
-        elapsed = duration(time.monotonic() - self._began)
         colour = _COLOURS.get(word, "default")
         text = f"{elapsed:>7}  [{colour}]{word:<9}[/]  {escape(task_id)}" + (
             f"  [dim]{escape(detail)}[/]" if detail else ""
         )
-        self._print(text)
+        return self._print(text)
 
     def _print(self, text: str) -> None:
         try:
@@ -202,8 +204,23 @@ def rehearsal(plan: Plan, rehearsed: Sequence[PlanRow], width: int, *, colored: 
     return table(_PLAN, rows, width, colored=colored)
 
 
-def console_on(stream: IO[str], colored: bool) -> Console:
+class Lines:
+    """Where there is no terminal: lines as they are, without loading what draws on one."""
+
+    is_terminal, width, height = False, 80, 24
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def print(self, text: str, **_: object) -> None:
+        self._stream.write(f"{clean(text)}\n")
+        self._stream.flush()
+
+
+def console_on(stream: IO[str], colored: bool) -> Console | Lines:
     """A console on that stream, with colours or without."""
+    if not stream.isatty():
+        return Lines(stream)
     from rich.console import Console
 
     return Console(file=stream, no_color=not colored)

@@ -506,6 +506,27 @@ def test_an_attempt_is_taken_once(tmp_path: Path) -> None:
     assert taken_by(tmp_path) == process.identity() and os.listdir(tmp_path) == ["runner.json"]
 
 
+def test_who_takes_many_attempts_writes_once_who_it_is_and_needs_none_of_them_to_stay(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in "abcd"]
+    for folder in folders:
+        folder.mkdir()
+    assert all(map(take, folders[:2])) and not any(map(take, folders[:2]))
+    assert os.path.samefile(folders[0] / "runner.json", folders[1] / "runner.json")
+    for folder in folders[:2]:
+        (folder / "runner.json").unlink()
+    assert all(map(take, folders[2:])) and taken_by(folders[3]) == process.identity()
+    with pytest.raises(StateUnusable, match=r"runner\.json"):
+        take(tmp_path / "gone")
+
+
+def test_an_order_says_only_what_was_ordered() -> None:
+    order = Order("run", Task("t", command=("true",)), 1, "/folder", "/place", mode="none", claims=(Claim("gpu", "0"),))
+    assert order.to_dict() == {
+        "run_id": "run", "task": {"id": "t", "command": ("true",)}, "attempt": 1, "folder": "/folder",
+        "path": "/place", "mode": "none", "claims": [["gpu", "0", False]],
+    }  # fmt: skip
+
+
 def test_a_result_that_cannot_be_written_is_an_error_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(StateUnusable, match=r"result\.json"):
         write_result(tmp_path / "gone", Outcome("t", Status.DONE))

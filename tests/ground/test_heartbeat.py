@@ -49,6 +49,21 @@ def test_calls_after_each_beat_and_not_after_the_end() -> None:
     assert len(beats) == count
 
 
+def test_a_lease_that_is_given_back_soon_has_no_thread_of_its_own() -> None:
+    ledger = MemoryLedger()
+    with Heartbeat(ledger, ledger.register(Request("a")), 60.0):
+        assert not [one for one in threading.enumerate() if one.name == "heartbeat-a"]
+
+
+def test_one_that_is_due_soon_does_not_wait_for_those_that_rest() -> None:
+    ledger, beats = MemoryLedger(), []
+    with (
+        Heartbeat(ledger, ledger.register(Request("late")), 60.0),
+        Heartbeat(ledger, ledger.register(Request("soon")), 0.01, on_beat=lambda: beats.append(1)),
+    ):
+        wait_for(lambda: len(beats) >= 3)
+
+
 @pytest.mark.parametrize("trouble", [StateUnusable("/state", "out of descriptors"), GateTimeout("/state", 1, "pid 1")])
 def test_trouble_with_the_state_is_no_loss(monkeypatch: pytest.MonkeyPatch, trouble: Exception) -> None:
     ledger, beats = MemoryLedger(), []
