@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test check bench bench-peers docs clean
+.PHONY: demo test check bench bench-peers docs prove clean
 
 demo: $(VENV)/.ready
 	$(BIN)/python examples/real_package/demo.py
@@ -35,3 +35,6 @@ docs: $(VENV)/.ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
 	$(BIN)/python docs/pages.py
 	$(BIN)/zensical build --clean
+
+prove: $(VENV)/.ready
+	$(BIN)/python -m tests.faults

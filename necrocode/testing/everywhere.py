@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,6 +15,9 @@ from necrocode.testing.faults import ERRORS, KILL, SHORT, Fault, injected
 _REACHED, _PAST = 3, 0
 _ENOUGH = 4
 """Cases that went wrong, after which the rest would only say the same."""
+
+_UNREADABLE = (OSError, ValueError, LookupError, TypeError)
+"""What reading a damaged file raises, which is as good as an assertion."""
 
 Play = Callable[[Path], object]
 
@@ -122,15 +124,8 @@ class _Case(NamedTuple):
     def _checked(self, place: Path, done: bool) -> None:
         try:
             self.after(place, done)
-        except AssertionError:
-            raise
-        except self._mistakes as error:
-            raise Died(f"the check itself failed:\n{traceback.format_exc()}") from error
-
-    @property
-    def _mistakes(self) -> tuple[type[Exception], ...]:
-        """What reading a damaged file raises, which is as good as an assertion."""
-        return (OSError, ValueError, LookupError, TypeError)
+        except _UNREADABLE as error:
+            raise Died(f"what is there cannot be read: {error!r}") from error
 
 
 def _played(play: Play, place: Path) -> None:

@@ -10,3 +10,4 @@ THOROUGH = bool(os.environ.get("NECROCODE_THOROUGH"))
 
 Proof = Callable[..., None]
 """`proof(goal, injected, survived)`: the fixture."""
+SEED = int(os.environ.get("NECROCODE_SEED", "1"))

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import published
 from actors import Failed, run_clean
-from proofs import THOROUGH, Proof
+from proofs import SEED, THOROUGH, Proof
 
 
 def test_eight_workers_fifty_tasks_and_hundreds_of_kills(state_root: Path, proof: Proof) -> None:
     kills = 4000 if THOROUGH else 400
-    counts = run_clean(published.play, str(state_root), 50, kills, 1)
+    counts = run_clean(published.play, str(state_root), 50, kills, SEED)
     assert counts["lost"] == counts["twice"] == counts["left"] == 0, counts
     assert counts["killed"] > 20 and counts["published"] >= 50, counts
     proof("Q3", counts["killed"])

@@ -1,0 +1,110 @@
+"""python -m tests.faults [--thorough] [--seed N] [--write]: run the fault tests and tell what was injected.
+
+Prints a table of goals; `--write` also puts it into docs/proof.md. `--thorough` takes every fault instead of a sample,
+and some minutes more. Ends with pytest's exit code."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "proof.md"
+TESTS = ("tests/faults", "tests/storms/test_ledger_storm.py::test_three_hundred_at_one_gate")
+_MARKS = re.compile(r"(<!-- made by python -m tests.faults -->\n).*?(<!-- end -->\n)", re.DOTALL)
+
+GOALS = {
+    "Q1": ("every change killed at every system call: nothing unreadable, lost or given twice; the next one works",
+           "kill -9"),
+    "Q2": ("every change with ENOSPC, EIO, EMFILE, EDQUOT, EROFS, EINTR, ENOMEM or short writes, once and lasting: "
+           "a typed error, nothing damaged, and it goes on when the trouble is over", "errors"),
+    "CLI": ("the command line under strace, its real system calls killed or refused", "kills and errors"),
+    "Q3": ("eight workers, fifty tasks, killed at any moment: none lost, none published twice, no slot leaked",
+           "kill -9"),
+    "Q4": ("300 processes at one gate, at most four inside, all served", "processes"),
+    "Q5": ("random operations on real files against a model in plain Python", "examples of 30 steps"),
+    "Q7": ("Spin: claim, fence, wait queue, workspaces: no reachable state breaks an invariant", "states"),
+    "Q7 mutants": ("the same models with one rule taken out: each must fail", "mutants"),
+    "Q8": ("damaged files: an answer or a typed error, nothing else harmed", "damages"),
+    "Q9": ("hostile agents (daemons, deaf, stopped, forged, a storm of 200 forks): none left after the cancel",
+           "agents"),
+}  # fmt: skip
+"""What is promised, and what the figure counts."""
+_BY_TEST = {"test_three_hundred_at_one_gate": ("Q4", 300), "TestLedgerModel": ("Q5", 100)}
+"""Tests that do not tell by themselves."""
+
+
+def main() -> int:
+    options = _options()
+    with tempfile.TemporaryDirectory() as folder:
+        proof, report = Path(folder, "proof.jsonl"), Path(folder, "report.xml")
+        env = {**os.environ, "NECROCODE_PROOF": str(proof), "NECROCODE_SEED": str(options.seed)}
+        if options.thorough:
+            env["NECROCODE_THOROUGH"] = "1"
+        argv = [sys.executable, "-m", "pytest", "-n", "2", "-q", "-r", "s", f"--junitxml={report}", "--timeout", "1200"]
+        began = time.monotonic()
+        code = subprocess.run([*argv, *TESTS], cwd=ROOT, env=env, check=False).returncode
+        lines = [json.loads(line) for line in proof.read_text().splitlines()] if proof.exists() else []
+        table = _table([*lines, *_told_by_name(report)], time.monotonic() - began, code, options)
+    print(table)
+    if options.write:
+        PAGE.write_text(_MARKS.sub(lambda match: match[1] + table + match[2], PAGE.read_text()))
+    return code
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
+    parser.add_argument("--thorough", action="store_true", help="every fault at every call")
+    parser.add_argument("--seed", type=int, default=1, help="of what is random (default 1)")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/proof.md")
+    return parser.parse_args()
+
+
+def _told_by_name(report: Path) -> list[dict[str, object]]:
+    """What the report says of tests that count by being passed."""
+    from xml.etree import ElementTree
+
+    found: list[dict[str, object]] = []
+    for case in ElementTree.parse(report).iter("testcase") if report.exists() else ():
+        for part, (goal, count) in _BY_TEST.items():
+            if part in f"{case.get('classname')}.{case.get('name')}":
+                survived = 0 if len(case) else count
+                found.append({"goal": goal, "injected": count, "survived": survived,
+                              "seconds": float(case.get("time", 0))})  # fmt: skip
+    return found
+
+
+def _table(lines: list[dict[str, object]], seconds: float, code: int, options: argparse.Namespace) -> str:
+    injected, survived, spent = Counter[str](), Counter[str](), Counter[str]()
+    for line in lines:
+        injected[str(line["goal"])] += int(str(line["injected"]))
+        survived[str(line["goal"])] += int(str(line["survived"]))
+        spent[str(line["goal"])] += float(str(line["seconds"]))  # type: ignore[assignment]
+    rows = ["| goal | injected | | survived | seconds |", "|---|--:|---|--:|--:|"]
+    for goal, (words, what) in GOALS.items():
+        count = f"{injected[goal]:,}".replace(",", " ")
+        if goal in injected:
+            rows.append(
+                f"| {words} | {count} | {what} | {survived[goal] * 100 // injected[goal]} % | {spent[goal]:.0f} |"
+            )
+        else:
+            rows.append(f"| {words} | - | not run, or failed | - | - |")
+    how = "all tests passed" if code == 0 else f"NOT ALL TESTS PASSED (pytest ended with {code})"
+    machine = f"{os.cpu_count()} cores, {platform.system()} {platform.release()}, Python {platform.python_version()}"
+    tier = "thorough" if options.thorough else "quick"
+    told = f"{datetime.now(UTC):%Y-%m-%d}, {machine}; {tier} tier, seed {options.seed}; {how} in {seconds:.0f} s"
+    return "\n".join([told, "", *rows, ""])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
