@@ -132,13 +132,22 @@ class Book:
         """Two revisions of one lease are left when a writer died between its two steps: the higher one counts."""
         self._leases[folder][str(name)] = name
         other = self.view.standing.get(name.runner_id)
-        if other is None or other.fenced != standing.fenced:
+        if other and other.token != name.token and other.unreadable != standing.unreadable:
+            # Nobody has two leases: what cannot be read is no reason to doubt what can.
+            kept, doubted = (other, standing) if standing.unreadable else (standing, other)
+            self.view.stand(kept)
+            self._doubt("fenced" if doubted.fenced else "runners", LeaseName(*doubted.name))
+        elif other is None or other.fenced != standing.fenced:
             self.view.stand(standing)
         elif other.name[1:] > name[1:]:
             self._unlink_lease(folder, name)
         else:
             self.view.stand(standing)
             self._unlink_lease(folder, LeaseName(*other.name))
+
+    def _doubt(self, folder: str, name: LeaseName) -> None:
+        self.set_aside(f"{folder}/{name}", "cannot be read, and its runner has another lease")
+        self.drop_lease(folder, name)
 
     def _unlink_lease(self, folder: str, name: LeaseName) -> None:
         with suppress(FileNotFoundError):

@@ -182,7 +182,16 @@ DAMAGES: dict[str, Hurt] = {
     "unreadable": lambda path: path.chmod(0),
     "somebody else's": lambda path: os.chown(path, 65534, 65534) if os.geteuid() == 0 else path.chmod(0o444),
 }
-NAMES = ("x", "..json", "r1.5.0.json", "é\udc80.1.0.json", "a\nb", "r-00-1.x.json", "2026-13-99.jsonl")
+NAMES = (
+    "x",
+    "..json",
+    "r1.5.0.json",
+    "r1.9999999999.0.json",
+    "é\udc80.1.0.json",
+    "a\nb",
+    "r-00-1.x.json",
+    "2026-13-99.jsonl",
+)
 """Of files that somebody put into a folder."""
 FOLDER_DAMAGES = ("gone", "a folder", "a link to nothing", "a FIFO", "unreadable")
 
