@@ -22,6 +22,7 @@ from necrocode.lease import Identity, Request
 from necrocode.order import read_result, take, taken_by, write_result
 from necrocode.outcome import Outcome, Status
 from necrocode.process.who import send
+from necrocode.remains import clear_scratch
 from necrocode.runs import Plan, attempt_folder, attempts_of_all
 from necrocode.statedir import mark
 from necrocode.task import Task
@@ -302,7 +303,9 @@ def test_a_task_whose_runners_all_stop_is_given_up_after_three(bench: Bench) -> 
         carrier = taken_by(folder[1])
         assert carrier
         send(carrier.pid, carrier.start_ticks, signal.SIGKILL)
-    wait_for(lambda: not bench.runners(plan))
+        wait_for(lambda: process.is_gone(carrier))  # noqa: B023
+    clear_scratch(bench.state, plan.run_id)
+    bench.assert_at_rest(plan)
 
 
 # -- stopping
