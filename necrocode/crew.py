@@ -57,14 +57,16 @@ class Crew:
                 self._wake = None
                 os.close(read_end)
                 os.close(write_end)
-                self._dismiss(_DISMISSAL if is_over() else 0.0)
+                self._dismiss(is_over())
 
-    def _dismiss(self, patience: float) -> None:
+    def _dismiss(self, is_over: bool) -> None:
         for hand in self._hands:
             hand.dismiss()
-        until = monotonic() + patience
+        until = monotonic() + (_DISMISSAL if is_over else 0.0)
         for hand in self._hands:
             hand.close(max(0.0, until - monotonic()))
+            if is_over and hand.gone:
+                _clear_after(hand)
         self._nursery.close(max(0.0, until - monotonic()))
 
     def wake(self) -> None:
@@ -141,5 +143,10 @@ class Crew:
             hand.close()
             for task_id in [task_id for task_id, running in self.running.items() if running.hand is hand]:
                 yield task_id, {"said": "gone"}
-            if hand.who:  # killed, it could not do this itself; what it carried has been seen to
-                scratch.remove(scratch.place_of_process(hand.who))
+            _clear_after(hand)
+
+
+def _clear_after(hand: Hand) -> None:
+    """Killed, a runner could not do this itself; what it carried has been seen to."""
+    if hand.who:
+        scratch.remove(scratch.place_of_process(hand.who))

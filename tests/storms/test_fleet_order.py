@@ -376,17 +376,19 @@ def test_a_task_that_somebody_else_stops_is_cancelled_and_the_run_goes_on(bench:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("last", ["t0", "t1"])
 def test_a_runner_that_is_ended_while_idle_costs_no_attempt_and_leaves_nothing(
-    bench: Bench, number: signal.Signals
+    bench: Bench, number: signal.Signals, last: str
 ) -> None:
+    """Also when it had only to be dismissed."""
     plan = bench.plan(bench.task("t0"), bench.task("t1", after=("t0",)), jobs=1)
     fleet = bench.fleet(plan)
     hear, done = fleet._listener, []
 
     def on_told(task_id: str, what: str, facts: dict[str, object]) -> None:
         hear(task_id, what, facts)
-        if (task_id, what) == ("t0", "finished"):
-            carrier = taken_by(attempt_folder(bench.state, plan.run_id, "t0", 1))
+        if (task_id, what) == (last, "finished"):
+            carrier = taken_by(attempt_folder(bench.state, plan.run_id, last, 1))
             assert carrier and send(carrier.pid, carrier.start_ticks, number)
             done.append(wait_for(lambda: process.is_gone(carrier)))
 
