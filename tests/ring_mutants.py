@@ -18,10 +18,8 @@ def _lose_entries() -> None:
 def _stand_still() -> None:
     write = Ring._write
 
-    def stand_still(self: Ring) -> None:
-        last = self._header.last
-        write(self)
-        self._header = self._header._replace(last=last)
+    def stand_still(self: Ring, first: int, last: int, end: int) -> tuple[int, int, int]:
+        return first, last, write(self, first, last, end)[2]
 
     Ring._write = stand_still  # type: ignore[method-assign]
 

@@ -300,10 +300,7 @@ class FileLedger(Placing):
     def _flush(self) -> None:
         for facts in self._book.take_quarantined():
             self._tell("record.quarantined", "", **facts)
-        events = []
-        while event := _taken(self._told):
-            events.append(event)
-        if events:
+        if events := [*iter(lambda: _taken(self._told), None)]:
             journal.append(self.state.events, events)
 
 

@@ -67,6 +67,8 @@ class Ring:
     def __init__(self, root: str) -> None:
         self._paths = {folder: f"{root}/{folder}" for folder in FOLDERS}
         self._seen: tuple[bytes, int] | None = None
+        self._header = Header(b"", 1, 0, START, 0.0, (), 0)
+        self._left: bytes | None = None
         self._descriptor = -1
 
     def open(self, descriptor: int, header: bytes, before: int) -> None:
@@ -75,7 +77,7 @@ class Ring:
         self._lines: list[bytes] = []
         self._changed: set[str] = set()
         self._doubted = self._fresh = False
-        found = Header.parse(header)
+        found = self._header if header == self._left else Header.parse(header)
         if found and before and found.through == before and found.stamps == self._times():
             self._header = found
         else:
@@ -139,22 +141,21 @@ class Ring:
 
     def close(self, generation: int) -> bytes:
         """At the end of a pass: write its lines, and return the header that makes them count."""
+        name, first, last, end, listed, stamps, _ = self._header
+        self._seen = self._left = None
         with suppress(OSError):  # a full disk keeps nobody from releasing
             if (self._lines or self._fresh) and not self._doubted:
-                self._write()
-            stamps = [
-                _stamp(path) if folder in self._changed else known
-                for (folder, path), known in zip(self._paths.items(), self._header.stamps, strict=True)
-            ]
+                first, last, end = self._write(first, last, end)
+            if self._changed:
+                places = zip(self._paths.items(), stamps, strict=True)
+                stamps = tuple([_stamp(path) if folder in self._changed else at for (folder, path), at in places])
             through = 0 if self._doubted else generation
-            self._header = self._header._replace(stamps=tuple(stamps), through=through)
-            self._seen = (self._header.name, self._header.last)
-            return bytes(self._header)
-        self._seen = None
-        return b" " * (WIDTH - 1) + b"\n"
+            self._header = Header(name, first, last, end, listed, stamps, through)
+            self._seen, self._left = (name, last), bytes(self._header)
+        return self._left or b" " * (WIDTH - 1) + b"\n"
 
-    def _write(self) -> None:
-        first, last, end = self._header[1:4]
+    def _write(self, first: int, last: int, end: int) -> tuple[int, int, int]:
+        """Append the lines of this pass; the numbers of the first and last line that are there then, and their end."""
         text, start = b"".join(self._lines), end
         if end + len(text) > START + CAPACITY:
             text, start = os.pread(self._descriptor, end - START, START) + text, START
@@ -165,7 +166,7 @@ class Ring:
             raise OSError
         if self._fresh:
             os.ftruncate(self._descriptor, start + len(text))
-        self._header = self._header._replace(first=first, last=last + len(self._lines), end=start + len(text))
+        return first, last + len(self._lines), start + len(text)
 
 
 def _stamp(path: str) -> int:
