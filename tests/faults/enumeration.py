@@ -29,8 +29,8 @@ from necrocode.testing import ERRORS, KILL, SHORT, Fault, Injection, check, fork
 
 LIMIT = 3
 TROUBLE = (SHORT, Fault("short", lasting=True), *ERRORS)
-_ALWAYS = (Fault("EIO"), Fault("EIO", lasting=True), Fault("ENOSPC", lasting=True))
-"""The first two can come from every call, the third is what happens to people."""
+_ALWAYS = Fault("ENOSPC", lasting=True)
+"""What happens to people."""
 Arm = Callable[[], AbstractContextManager[Injection]]
 NEVER = 300.0
 """Seconds between two ticks: whoever needs one to be served is not served."""
@@ -271,10 +271,9 @@ def fail_everywhere(name: str, base: str, faults: Sequence[Fault] = TROUBLE) -> 
 def some_of(name: str) -> tuple[Fault, ...]:
     """A part of TROUBLE for each operation, so that operations beside each other see all of it; less where others
     wait, which takes longest."""
-    at, others = list(OPERATIONS).index(name), [fault for fault in TROUBLE if fault not in _ALWAYS]
-    slow = name in WAITERS or "enqueue" in name or "wait" in name
-    step = 6 if slow else 3
-    return (*_ALWAYS[slow:], *others[at % step :: step])
+    at, others = list(OPERATIONS).index(name), [fault for fault in TROUBLE if fault != _ALWAYS]
+    step = 14 if name in WAITERS or "wait" in name else 7 if "enqueue" in name or name in DAMAGED else 4
+    return (_ALWAYS, *others[at % step :: step])
 
 
 def _everywhere(name: str, base: str, fault: Fault, *, after: bool = False, first: int = 1) -> Report:
