@@ -6,6 +6,7 @@ all of them, and begins the beating of those whose time has come.
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections.abc import Callable
@@ -23,6 +24,7 @@ _AGAIN = 1.0
 class Heartbeat:
     """Renews `lease` every `interval` seconds while its body runs; a context manager.
 
+    Entering raises OSError when the system has no thread left for it: then nothing would keep the lease.
     When the lease is lost, `lost` says how and `on_lost` is called once, from the heartbeat's own thread.
     `on_beat` is called after every renewal, for looks that want a rhythm (resource samples)."""
 
@@ -97,12 +99,15 @@ class _Resting:
 
     def add(self, heartbeat: Heartbeat, due: float) -> None:
         with self._changed:
-            self._due[heartbeat] = due
             if not self._watched:
+                try:
+                    threading.Thread(target=self._watch, name="heartbeats", daemon=True).start()
+                except RuntimeError as error:
+                    raise OSError(errno.EAGAIN, f"no heartbeat: {error}") from error
                 self._watched, self._wakes = True, due
-                threading.Thread(target=self._watch, name="heartbeats", daemon=True).start()
             elif due < self._wakes:
                 self._changed.notify()
+            self._due[heartbeat] = due
 
     def drop(self, heartbeat: Heartbeat) -> None:
         with self._changed:

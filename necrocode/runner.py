@@ -14,6 +14,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
@@ -31,6 +32,8 @@ from necrocode.statedir import read_json
 
 _BRIEF = ("granted", "prepare")
 """Phases that are over at once where there is no workspace to prepare: they are told with the one after them."""
+_AGAIN = 0.2
+"""Seconds until a launcher hears that no runner could be started, and asks for another."""
 
 
 class _Interrupted(BaseException):
@@ -164,7 +167,13 @@ def _bear(root: str, requests: socket.socket) -> None:
         _, pipes, _, _ = socket.recv_fds(requests, 1, 2)
         if len(pipes) < 2:
             break
-        if os.fork() == 0:
+        try:
+            is_child = os.fork() == 0
+        except OSError as error:
+            sys.stderr.write(f"necrocode: no runner can be started: {error.strerror}\n")
+            time.sleep(_AGAIN)
+            is_child = False
+        if is_child:
             _born(root, requests, *pipes)
         for pipe in pipes:
             os.close(pipe)

@@ -90,3 +90,17 @@ def test_may_be_stopped_from_its_own_thread() -> None:
 
     with Heartbeat(ledger, ledger.register(Request("a")), 0.01, on_beat=stop) as heartbeat:
         wait_for(lambda: stopped)
+
+
+def test_without_a_thread_for_it_nothing_is_begun_and_the_next_one_beats() -> None:
+    ledger = MemoryLedger()
+    lease = ledger.register(Request("a"))
+    usual = threading.stack_size(1 << 46)  # bytes; more than can be addressed
+    try:
+        with pytest.raises(OSError, match="no heartbeat"):
+            Heartbeat(ledger, lease, 0.01).__enter__()
+    finally:
+        threading.stack_size(usual)
+    beats: list[int] = []
+    with Heartbeat(ledger, lease, 0.01, on_beat=lambda: beats.append(1)):
+        wait_for(lambda: beats)
