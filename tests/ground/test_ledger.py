@@ -746,7 +746,8 @@ class TestOverFiles:
         child = one.do("fork", 60)
         try:
             one.kill()
-            files.register(request("b", "x.py", limit=1))
+            # The child lets go of its copy as soon as it runs for the first time.
+            files.register(request("b", "x.py", limit=1), wait=True, timeout=20)
         finally:
             os.kill(child, signal.SIGKILL)
 
