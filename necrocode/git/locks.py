@@ -9,13 +9,14 @@ import random
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from necrocode.errors import GateTimeout, WorkspaceKept
 from necrocode.git.calls import StrPath
 from necrocode.git.repository import Repository
+from necrocode.statedir import told
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -26,20 +27,34 @@ def repository_mutex(state_root: Path, repository: Repository, *, timeout: float
     """Hold the one short lock of this repository around administrative steps; never across foreign code.
 
     Yields the lock's descriptor: given to `run(keep=...)`, the lock outlives a killed holder until its git has ended.
-    Raises GateTimeout after `timeout` seconds."""
+    Raises GateTimeout after `timeout` seconds, StateUnusable when it cannot be made or taken."""
     name = hashlib.sha256(os.fsencode(repository.common_dir)).hexdigest()[:16]
     from filelock import Timeout
 
     held: list[int] = []
-    lock = _lock(state_root, f"git-{name}", held)
-    try:
-        lock.acquire(timeout=timeout)
-    except Timeout:
-        raise GateTimeout(str(state_root / "mutex" / f"git-{name}"), timeout, "") from None
+    path = state_root / "mutex" / f"git-{name}"
+    with told(path):
+        lock = _lock(state_root, f"git-{name}", held)
+        try:
+            lock.acquire(timeout=timeout)
+        except Timeout:
+            raise GateTimeout(str(path), timeout, "") from None
     try:
         yield held[0]
     finally:
+        _let_go(lock, held[0])
+
+
+def _let_go(lock: FileLock, descriptor: int) -> None:
+    try:
         lock.release()
+    except OSError:
+        # It keeps the descriptor that it could not unlock, and a mutex that stays shut would stop everybody, us first
+        # of all: something else is put under that number, so the file is closed and the lock gone.
+        with suppress(OSError):
+            os.dup2(2, descriptor, inheritable=False)
+        with suppress(OSError):
+            lock.release()
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from necrocode import journal
+from necrocode import git, journal
 from necrocode.agent_runner.artifacts import ArtifactUploader
 from necrocode.agent_runner.exceptions import ArtifactUploadError
 from necrocode.agent_runner.models import RunnerState, RunnerStateSnapshot
@@ -186,6 +186,16 @@ def _nobody_launches(place: Path, done: bool) -> None:
             pass
 
 
+def _mutex(place: Path) -> None:
+    repository = git.Repository(place, place, "a repository", False)
+    with git.repository_mutex(place, repository, timeout=5):
+        pass
+
+
+def _mutex_is_free(place: Path, done: bool) -> None:
+    _mutex(place)
+
+
 def _put(place: Path) -> None:
     (place / "new").unlink(missing_ok=True)
     put(place / "new", NEW, durable=True)
@@ -207,6 +217,7 @@ FILES = {
     "store artifacts": File(_upload, _stored, raises=ArtifactUploadError),
     "keep a report": File(_report, _is_a_report, _store),
     "be a run's launcher": File(_launch, _nobody_launches, _run_folder),
+    "hold a repository's mutex": File(_mutex, _mutex_is_free),
     "put a new file": File(_put, _whole_or_none, raises=OSError),
 }
 
