@@ -267,7 +267,7 @@ def _too_long(number: int, frame: object) -> None:
 def _go_on(scene: Scene, case: Case, at: int) -> None:
     changed = case.hurt(scene)
     before = _seen(scene.root)
-    for argv in (["status"], *(COMMANDS[one % len(COMMANDS)] for one in range(at * 3, at * 3 + 3))):
+    for argv in (["status"], *(COMMANDS[one % len(COMMANDS)] for one in range(at * 2, at * 2 + 2))):
         code, said = _command(scene.root, argv)
         assert code in EXITS and "should not have happened" not in said, f"{argv} ended with {code}: {said}"
         assert code not in (2, 125) or "necrocode: " in said, f"{argv} ended with {code} and said {said!r}"
