@@ -100,7 +100,8 @@ def _table(lines: list[dict[str, object]], seconds: float, code: int, options: a
         else:
             rows.append(f"| {words} | - | not run, or failed | - | - |")
     how = "all tests passed" if code == 0 else f"NOT ALL TESTS PASSED (pytest ended with {code})"
-    machine = f"{os.cpu_count()} cores (load {os.getloadavg()[1]:.0f}), {platform.system()} {platform.release()}, Python {platform.python_version()}"
+    system = f"{platform.system()} {platform.release()}, Python {platform.python_version()}"
+    machine = f"{os.cpu_count()} cores (load {os.getloadavg()[1]:.0f}), {system}"
     tier = "thorough" if options.thorough else "quick"
     told = f"{datetime.now(UTC):%Y-%m-%d}, {machine}; {tier} tier, seed {options.seed}; {how} in {seconds:.0f} s"
     return "\n".join([told, "", *rows, ""])
