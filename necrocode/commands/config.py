@@ -125,6 +125,7 @@ def _set(door: Door, key: str, value: str, user: bool) -> None:
     """In the file, whose other lines stay as they are."""
     from necrocode import configured, settings
     from necrocode.declared import known
+    from necrocode.statedir import move, put
 
     try:
         known(key)
@@ -135,11 +136,9 @@ def _set(door: Door, key: str, value: str, user: bool) -> None:
     text = file.read_text(encoding="utf-8") if file.exists() else f"# {_EMPTY}\n"
     changed = configured.changed(text, key, line, file)
     file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_name(f".{file.name}.{os.getpid()}")
-    draft.write_text(changed, encoding="utf-8")
-    if file.exists():
-        draft.chmod(file.stat().st_mode & 0o7777)
-    draft.replace(file)
+    draft = file.with_name(f".{file.name}.{os.urandom(3).hex()}")
+    put(draft, changed.encode(), mode=file.stat().st_mode & 0o7777 if file.exists() else 0o644, durable=True)
+    move(draft, file)
     door.say(f"necrocode: {file}: {line or f'{key} is not said any more'}")
 
 

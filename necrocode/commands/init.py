@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from importlib import resources
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import click
 
 from necrocode.door import Door, verb
 from necrocode.errors import ConfigError
+from necrocode.statedir import move, put
 
 _FOLDER = ".necrocode"
 _TASKS = """\
@@ -94,11 +96,11 @@ def configuration() -> str:
 
 
 def _write(path: Path, text: str) -> bool:
-    """Whether it was written: what is there, even as a dangling link, is not touched."""
-    path.parent.mkdir(exist_ok=True)
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError:
+    """Whether it was written, whole: what is there, even as a dangling link, is not touched."""
+    if os.path.lexists(path):
         return False
+    path.parent.mkdir(exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.urandom(3).hex()}")
+    put(draft, text.encode(), mode=0o644)
+    move(draft, path)
     return True

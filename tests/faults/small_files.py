@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +15,8 @@ from necrocode.agent_runner.exceptions import ArtifactUploadError
 from necrocode.agent_runner.models import RunnerState, RunnerStateSnapshot
 from necrocode.agent_runner.state_file import StateFile
 from necrocode.benchmark.store import ReportStore
+from necrocode.commands import config, init
+from necrocode.door import Door
 from necrocode.errors import NecrocodeError, Refused
 from necrocode.event import Event
 from necrocode.launcher import alone
@@ -196,6 +199,30 @@ def _mutex_is_free(place: Path, done: bool) -> None:
     _mutex(place)
 
 
+def _first(place: Path) -> None:
+    init._write(place / "tasks.toml", "# a first task file\n" * 200)
+
+
+def _whole_first(place: Path, done: bool) -> None:
+    path = place / "tasks.toml"
+    assert path.read_text() == "# a first task file\n" * 200 if path.exists() else not done
+
+
+def _no_jobs(place: Path) -> None:
+    (place / "necrocode.toml").write_text("# mine\njobs = 2\n")
+    (place / ".git").mkdir()
+
+
+def _setting(place: Path) -> None:
+    os.chdir(place)
+    config._set(Door(), "jobs", "3", False)
+
+
+def _old_or_new_setting(place: Path, done: bool) -> None:
+    text = (place / "necrocode.toml").read_text()
+    assert text.startswith("# mine\n") and tomllib.loads(text)["jobs"] in ((3,) if done else (2, 3))
+
+
 def _put(place: Path) -> None:
     (place / "new").unlink(missing_ok=True)
     put(place / "new", NEW, durable=True)
@@ -218,6 +245,8 @@ FILES = {
     "keep a report": File(_report, _is_a_report, _store),
     "be a run's launcher": File(_launch, _nobody_launches, _run_folder),
     "hold a repository's mutex": File(_mutex, _mutex_is_free),
+    "write a first task file": File(_first, _whole_first, raises=OSError),
+    "change a setting": File(_setting, _old_or_new_setting, _no_jobs, OSError),
     "put a new file": File(_put, _whole_or_none, raises=OSError),
 }
 
