@@ -300,8 +300,9 @@ def _walk(root: Path) -> Iterator[tuple[Path, bytes]]:
             path = Path(folder, name)
             if path.parent.name in ("live", "bells", "tmp", "events", "mutex") or name in ("lock", "README.md"):
                 continue
-            if path.is_file() and not path.is_symlink() and path.stat().st_size < 1 << 20:
-                yield path, path.read_bytes()
+            with suppress(FileNotFoundError):  # a waiter that was served meanwhile
+                if path.is_file() and not path.is_symlink() and path.stat().st_size < 1 << 20:
+                    yield path, path.read_bytes()
 
 
 def _nothing_else_harmed(scene: Scene, before: dict[Path, bytes], changed: set[Path]) -> None:
