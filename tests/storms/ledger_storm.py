@@ -367,7 +367,7 @@ def meddle(root: str, seconds: float, seed: int, *, until_seen: bool = False) ->
 
     children = [_forked(work, place) for _ in range(3)]
     gate = os.open(place / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-    while time.monotonic() < until and not (until_seen and tally.counts()["violation"]):
+    while time.monotonic() < until and not (until_seen and (tally.counts()["violation"] or _has_trouble(place))):
         fcntl.flock(gate, fcntl.LOCK_EX)
         life = None if os.listdir(place / "runners") else _placed(place, f"hand.{counts['placed'] + 1}.0.json")
         taken = None if life is None else oracle.take("a_1")
@@ -385,8 +385,12 @@ def meddle(root: str, seconds: float, seed: int, *, until_seen: bool = False) ->
             ledger.release(ledger.register(Request("next", (Claim.file("hand/was/here"),))))
             counts["stale"] += "hand" in ledger.view.standing
     _end(children)
-    counts["violation"] += (place / "trouble").exists()  # somebody could not even go on
+    counts["violation"] += _has_trouble(place)  # somebody could not even go on
     return counts + tally.counts()
+
+
+def _has_trouble(place: Path) -> bool:
+    return (place / "trouble").exists()
 
 
 def _placed(place: Path, name: str) -> int:
@@ -419,7 +423,7 @@ MUTANTS = {
 def broken(how: str) -> Iterator[None]:
     """One of MUTANTS, in this process and all that it forks; "" breaks nothing."""
     if how == "no lock":
-        Gate._knock = lambda self, deadline, patience: self._open() and None  # type: ignore[method-assign,assignment]
+        Gate._knock = lambda self, *_: setattr(self, "_inside", self._open())  # type: ignore[method-assign,assignment]
     elif how == "no limit":
         admission.View.room = lambda self, limit: None  # type: ignore[method-assign]
     elif how == "flaky liveness":
