@@ -103,7 +103,7 @@ def _clash_told(wanted: Wanted) -> Iterator[None]:
     try:
         yield
     except GitFailed as error:
-        if clash := re.search(r"'refs/heads/(.+?)' exists; cannot create", error.stderr, re.DOTALL):
+        if clash := re.search(r".*'refs/heads/(.+?)' exists; cannot create", error.stderr, re.DOTALL):
             raise ConfigError(
                 f"there cannot be a branch {wanted.branch} beside {clash[1]}: git keeps one as a folder of the other",
                 hint="choose a branch name that does not begin with the other's",
