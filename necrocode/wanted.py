@@ -9,10 +9,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from necrocode.claim import Claim
-from necrocode.errors import ConfigError
+from necrocode.errors import ConfigError, Refused
+from necrocode.process import MARKER
+from necrocode.statedir import mark
 
 if TYPE_CHECKING:
     from necrocode.git import Repository
+
+
+def refuse_own(refused: Refused, state_root: Path) -> None:
+    """Raise it, instead of waiting, when the runner inside which this process runs holds what is wanted: it ends
+    after us, so that would take for ever."""
+    lease = os.environ.get(MARKER)
+    if lease and any(it.claim and lease == mark(state_root, it.runner_id) for it in refused.blockers):
+        refused.hint = "this runs inside that very runner: what it holds is yours already, so leave this claim out"
+        raise refused
 
 
 def wanted(

@@ -33,12 +33,13 @@ def command(door: Door, claims: tuple[str, ...], pid: int | None, quiet: bool, *
     shell (or --pid) has ended, however that came about. 75: held by others (--no-wait); 124: out of time."""
     from necrocode import holding
     from necrocode.lease import Request
-    from necrocode.wanted import wanted
+    from necrocode.wanted import refuse_own, wanted
 
     wished = wanted(claims)
     owner = holding.owner(pid or holding.shell())
 
     def on_wait(refused: Refused) -> None:
+        refuse_own(refused, door.ledger().state.root)
         if not quiet:
             door.say(clean(f"necrocode: waiting: {'; '.join(map(str, refused.blockers[:4])) or refused}"))
 

@@ -45,10 +45,13 @@ def command(door: Door, argv: tuple[str, ...], wait: bool, timeout: float | None
     The command runs in this terminal, with its own input and output. 75: held by others (--no-wait), 124: out of
     time, 125: the lease was lost, 126/127: COMMAND cannot be executed / was not found, 128+N: ended by signal N.
     With --json, what happened is one line on stderr, since stdout belongs to the command."""
+    from necrocode.wanted import refuse_own
+
     ledger = door.ledger()
     request = _request(argv, options)
 
     def on_wait(refused: Refused) -> None:
+        refuse_own(refused, ledger.state.root)
         if not quiet:
             door.say(f"necrocode: waiting: {_held(refused)}")
 

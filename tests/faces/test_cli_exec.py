@@ -77,6 +77,17 @@ def test_what_the_command_knows_and_inherits(cli: Cli, state_root: Path) -> None
     assert [file for file in files if file.startswith(str(state_root))] == [str(state_root / "live" / "me")]
 
 
+@pytest.mark.parametrize("inner", [("exec", "--file", "a", "--", "true"), ("claim", "file:a")])
+def test_what_the_runner_around_it_holds_is_not_waited_for(
+    cli: Cli, ledger: FileLedger, inner: tuple[str, ...]
+) -> None:
+    necrocode = (sys.executable, "-m", "necrocode", "--state-dir", str(ledger.state.root))
+    done = cli("exec", "--name", "outer", "--file", "a", "--", *necrocode, *inner)
+    assert done.returncode == 75 and "is held by outer" in done.stderr and "inside that very runner" in done.stderr
+    assert runners(ledger) == []
+    assert cli("exec", "--file", "a", "--", *necrocode, "exec", "--file", "b", "--", "echo", "in").stdout == "in\n"
+
+
 def test_signals_are_as_the_command_expects_them(cli: Cli) -> None:
     """Nothing is blocked in the command, and what the interpreter ignores is not."""
     argv = ["grep", "-E", "Sig(Blk|Ign)", "/proc/self/status"]
