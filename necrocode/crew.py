@@ -22,6 +22,8 @@ ADOPTED_LOOK = 0.2
 """Seconds between looks at attempts that an earlier launcher began: nobody tells us of them."""
 _DISMISSAL = 5.0
 """Seconds in which runners that have nothing to do must have ended."""
+_BIRTH = 60.0
+"""Seconds in which a runner says who it is; then the nursery is taken for stopped, and another takes its place."""
 
 
 class Running(NamedTuple):
@@ -122,6 +124,7 @@ class Crew:
     def listen(self, timeout: float | None) -> Iterator[tuple[str, dict[str, Any]]]:
         """Sleep until something is said, or so many seconds: task id and what its runner says of it. `gone` is what
         nobody says: the runner has died. The id is "" for a `wake`."""
+        self._hurry_births()
         if self.adopted:
             timeout = min(ADOPTED_LOOK, ADOPTED_LOOK if timeout is None else timeout)
         for key, _ in self._selector.select(timeout):
@@ -131,6 +134,15 @@ class Crew:
                 yield "", {}
             else:
                 yield from self._heard(key.data)
+
+    def _hurry_births(self) -> None:
+        """Without its nursery, a runner that was not born ends without a word, and its attempt goes to another."""
+        now = monotonic()
+        overdue = [hand for hand in self._hands if hand.who is None and now - hand.wanted > _BIRTH]
+        for hand in overdue:
+            hand.wanted = now
+        if overdue:
+            self._nursery.kill()
 
     def _heard(self, hand: Hand) -> Iterator[tuple[str, dict[str, Any]]]:
         for said in hand.heard():

@@ -24,10 +24,11 @@ class Hand:
     """A runner process: folders of attempts go in, lines about them come out. It survives us.
 
     `idle`: it may be given an attempt. `gone`: it has said its last. `proven`: it has said anything at all of an
-    attempt. `who` it is, once it has said that."""
+    attempt. `who` it is, once it has said that; `wanted` is when it was asked for, on the monotonic clock."""
 
     def __init__(self, nursery: Nursery) -> None:
         self._input, self.output = nursery.bear()
+        self.wanted = monotonic()
         self._rest = b""
         self.who: Identity | None = None
         self._unsent: list[signal.Signals] = []

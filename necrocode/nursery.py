@@ -59,6 +59,11 @@ class Nursery:
                 argv, cwd=where, stdin=theirs.fileno(), stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True
             )
 
+    def kill(self) -> None:
+        """End it, and with it what it was asked for and has not done; its runners live. Another one will follow."""
+        if self._process is not None:
+            self._process.kill()
+
     def close(self, patience: float) -> None:
         """No more runners. It ends with the last of them, which is waited for at most `patience` seconds."""
         if self._requests is not None:

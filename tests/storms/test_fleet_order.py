@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from fleet_bench import Bench, statuses
 
-from necrocode import journal, process
+from necrocode import crew, journal, process
 from necrocode import nursery as nursery_room
 from necrocode.claim import Claim
 from necrocode.errors import ResourceConflictError, StateUnusable
@@ -414,6 +414,25 @@ def test_runners_that_die_before_they_are_born_cost_no_attempt(bench: Bench) -> 
 
     fleet._listener = on_told
     assert set(statuses(fleet.run()).values()) == {DONE} and len(killed) == 2
+    assert [len(results) for results in bench.attempts(plan).values()] == [1, 1, 1]
+    bench.assert_at_rest(plan)
+
+
+def test_a_nursery_that_stays_stopped_is_replaced(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crew, "_BIRTH", 1.0)
+    plan = bench.plan(*(bench.task(f"t{n}") for n in range(3)), jobs=2, heartbeat_timeout=2.0)
+    fleet = bench.fleet(plan)
+    hear, stopped = fleet._listener, []
+
+    def on_told(task_id: str, what: str, facts: dict[str, object]) -> None:
+        hear(task_id, what, facts)
+        nursery = fleet._crew._nursery._process
+        if what == "started" and nursery and not stopped:
+            stopped.append(nursery)
+            nursery.send_signal(signal.SIGSTOP)
+
+    fleet._listener = on_told
+    assert set(statuses(fleet.run()).values()) == {DONE} and stopped[0].wait(10) == -signal.SIGKILL
     assert [len(results) for results in bench.attempts(plan).values()] == [1, 1, 1]
     bench.assert_at_rest(plan)
 
