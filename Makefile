@@ -9,7 +9,7 @@ demo: $(VENV)/.ready
 	$(BIN)/python examples/real_package/demo.py
 
 test: $(VENV)/.ready
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 4
 
 check: $(VENV)/.ready
 	$(BIN)/ruff check .
