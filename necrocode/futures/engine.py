@@ -27,8 +27,8 @@ class Engine:
     """Carries calls under a limit, in order of priority and arrival, with retries and deadlines.
 
     `limit` attempts work at once. `tell` gets every event, in order, one at a time, from threads of the engine: it
-    must be quick and may not call back; the same holds for the `settled` of a call. With `slots` each attempt also
-    needs a lease of the ledger; waiting for it keeps a place of the limit, and its clock stands still."""
+    must be quick and may not call back, like the `settled` of a call. With `slots` each attempt also needs a lease of
+    the ledger; waiting for it keeps a place of the limit, and its clock stands still."""
 
     def __init__(
         self,
@@ -82,8 +82,7 @@ class Engine:
         return answer.result()
 
     def cancel_waiting(self, reason: str) -> int:
-        """Take out all that wait, also for another try or a lease; how many. Those that run go on, and new ones are
-        taken."""
+        """Take out all that wait, also for another try or a lease; how many. Those that run go on."""
         return self.ask(lambda: self._cancel_waiting(reason))
 
     def stop_all(self, reason: str) -> None:
@@ -109,6 +108,14 @@ class Engine:
         """A fact for the engine's thread: what to call, and with what."""
         self._facts.append((fact[0], fact[1:]))
         self._ring()
+
+    def _has_slot(self, work: Work, held: Held) -> None:
+        """From the thread that asked for it."""
+        with self._door:  # whoever says that all is over takes in afterwards what was posted before
+            if not self._over:
+                return self._post(self._granted, work, held)
+        assert self._slots is not None
+        return self._slots.give_back(held)
 
     def _ring(self) -> None:
         if self._asleep:
@@ -143,8 +150,7 @@ class Engine:
         """One turn and the sleep after it; True when all is over."""
         with self._lock:
             self._turn()
-            now = clock.monotonic()
-            pause = self._schedule.next_wake(now)
+            pause = self._schedule.next_wake(now := clock.monotonic())
             self._wake_at = math.inf if pause is None else now + pause
             if self._closing and not self._calls and not self._facts:
                 return True
@@ -191,10 +197,9 @@ class Engine:
 
     def _cancel_waiting(self, reason: str) -> int:
         count = self._schedule.cancel_waiting(self._now, reason)
-        for task_id, work in self._works.items():
-            if id(work) in self._waiting:
-                self._schedule.cancel(task_id, self._now, reason)
-                count += 1
+        for task_id in [task_id for task_id, work in self._works.items() if id(work) in self._waiting]:
+            self._schedule.cancel(task_id, self._now, reason)
+            count += 1
         self._obey_orders()  # at once, so that whoever asked finds them cancelled
         return count
 
@@ -216,15 +221,15 @@ class Engine:
         work = Work(self._calls[order.task_id], order.attempt)
         self._works[order.task_id] = work
         if self._slots is None:
-            self._begin(work)
-            return
+            return self._begin(work)
         self._schedule.blocked(order.task_id, keeps_slot=True)
         self._waiting[id(work)] = self._slots.ask(
             work,
-            lambda held: self._post(self._granted, work, held),
+            lambda held: self._has_slot(work, held),
             lambda error: self._post(self._refused, work, error),
             lambda error: self._post(self._lost, work, error),
         )
+        return None
 
     def _begin(self, work: Work) -> None:
         entry = work.call.entry
@@ -236,11 +241,10 @@ class Engine:
     def _granted(self, work: Work, held: Held) -> None:
         assert self._slots is not None
         if self._waiting.pop(id(work), None) is None:
-            self._slots.give_back(held)
-            return
+            return self._slots.give_back(held)
         work.hold = held
         self._schedule.admitted(work.call.entry.id, self._now)
-        self._begin(work)
+        return self._begin(work)
 
     def _refused(self, work: Work, error: NecrocodeError) -> None:
         if self._waiting.pop(id(work), None) is not None:
@@ -251,12 +255,10 @@ class Engine:
             self._schedule.cancel(work.call.entry.id, self._now, str(error))
 
     def _stop(self, order: Stop) -> None:
-        work = self._works.get(order.task_id)
-        if work is None:
+        if (work := self._works.get(order.task_id)) is None:
             return  # it ended by itself since
         work.context.stop(order.reason)
-        withdraw = self._waiting.pop(id(work), None)
-        if withdraw is not None:
+        if withdraw := self._waiting.pop(id(work), None):
             withdraw()
             self._freed = True
             self._schedule.failed(order.task_id, order.reason, self._now)
@@ -286,8 +288,7 @@ class Engine:
 
     def _judge(self, work: Work, caught: Caught) -> None:
         """What the end of an attempt means for its task."""
-        call, now = work.call, self._now
-        task_id = call.entry.id
+        call, task_id, now = work.call, work.call.entry.id, self._now
         del self._works[task_id]
         if work.hold is not None and self._slots is not None:
             self._slots.give_back(work.hold)
@@ -320,11 +321,10 @@ class Engine:
     def _settle(self, task_id: str, status: Status, caught: Caught) -> None:
         """The task is over: nobody here needs it any more."""
         self._schedule.forget(task_id)
-        call = self._calls.pop(task_id)
-        call.settled(call, status, caught)
+        (call := self._calls.pop(task_id)).settled(call, status, caught)
         if self._closing and not self._calls:
             self._ring()
 
     def _event(self, kind: str, task_id: str, **facts: Any) -> None:
-        if self._tell is not None:
+        if self._tell:
             self._tell(Event(kind, self._wall, self._now, task_id=task_id, facts=facts))

@@ -881,6 +881,32 @@ def test_leaving_by_an_exception_waits_for_no_slot():
     ledger.release(stranger)
 
 
+class Dawdling(MemoryLedger):
+    """Grants at once, and tells of it when it may."""
+
+    def __init__(self) -> None:
+        super().__init__(limit=1)
+        self.may_tell = threading.Event()
+
+    def register(self, *args, **more):
+        lease = super().register(*args, **more)
+        assert self.may_tell.wait(60)
+        return lease
+
+
+def test_a_slot_that_comes_when_the_pool_is_gone_is_given_back():
+    """S3-07: neither the lease nor its heartbeat outlives the pool."""
+    ledger = Dawdling()
+    pool = WorkerPool(quick(coordinator=ledger))
+    pool.submit_task("t", s3_work.double, (1,))
+    until(lambda: ledger.view.standing)
+    assert pool.abort_pending_tasks() == 1
+    pool.shutdown()
+    ledger.may_tell.set()
+    until(lambda: not ledger.view.standing)
+    until(lambda: not [one.name for one in threading.enumerate() if one.name.startswith(("slot-", "heartbeat-"))])
+
+
 def test_a_lost_lease_stops_the_work():
     """An attempt whose slot was taken away is told to stop."""
     ledger = MemoryLedger(limit=1)
