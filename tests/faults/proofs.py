@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
+
+import pytest
+from _pytest.mark import ParameterSet
 
 THOROUGH = bool(os.environ.get("NECROCODE_THOROUGH"))
 """Everything, instead of what fits the time of a pull request."""
@@ -15,9 +18,15 @@ Proof = Callable[..., None]
 """`proof(goal, injected, survived)`: the fixture."""
 SEED = int(os.environ.get("NECROCODE_SEED", "1"))
 
+only_while_proving = pytest.mark.skipif(not PROVING, reason="make prove does it")
 _T = TypeVar("_T")
 
 
 def part(cases: Sequence[_T], step: int = 3) -> Sequence[_T]:
     """All of them while proving, else every third or so."""
     return cases if PROVING else cases[SEED % step :: step] or cases[:1]
+
+
+def some(names: Iterable[str], step: int = 3) -> list[ParameterSet]:
+    """Parameters of a test: all while proving, else the first, the fourth and so on; the others say why not."""
+    return [pytest.param(name, marks=only_while_proving if at % step else ()) for at, name in enumerate(names)]

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import small_files
 from actors import run_clean
-from proofs import Proof
+from proofs import Proof, some
 
 
-@pytest.mark.parametrize("name", small_files.FILES)
+@pytest.mark.parametrize("name", some(small_files.FILES))
 def test_no_call_may_damage_a_file(name: str, state_root: Path, proof: Proof) -> None:
     for goal, play in (("Q1", small_files.kill), ("Q2", small_files.trouble)):
         report = run_clean(play, name, str(state_root))
