@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sqlite3
 import tempfile
 import time
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from bench.compare import interleaved, less, place, told
+from bench.rivals import Sqlite, forked
 from necrocode.claim import Claim
 from necrocode.lease import Request
 from necrocode.ledger.files import FileLedger
@@ -27,7 +27,7 @@ def main() -> None:
         root = Path(tempfile.mkdtemp(dir=place(), prefix="necrocode-bench-"))
         try:
             FileLedger(root / "state")
-            _make_table(root / "peer.db")
+            Sqlite(root / "peer.db").make()
             (root / "peer").mkdir()
             peers: dict[str, Callable[[], float]] = {
                 "necrocode": partial(_all, processes, partial(_ledger, root)),
@@ -43,7 +43,7 @@ def _all(processes: int, made: Callable[[int], Work]) -> float:
     """Seconds of this machine for one register and release, when so many processes do nothing else."""
     began, go = os.pipe()
     counts, say = os.pipe()
-    pids = [_forked(partial(_again_and_again, made, number, began, say)) for number in range(processes)]
+    pids = [forked(partial(_again_and_again, made, number, began, say)) for number in range(processes)]
     for _ in pids:
         os.read(counts, 1)  # it has imported and opened what it needs
     os.write(go, b"!" * processes)
@@ -69,55 +69,22 @@ def _again_and_again(made: Callable[[int], Work], number: int, began: int, say: 
     os.write(say, f"{count}\n".encode())
 
 
-def _forked(body: Work) -> int:
-    pid = os.fork()
-    if pid:
-        return pid
-    code = 1
-    try:
-        body()
-        code = 0
-    finally:
-        os._exit(code)
-
-
 def _ledger(root: Path, number: int) -> Work:
     ledger = FileLedger(root / "state")
     request = Request(f"p{number}", (Claim.file(f"src/m{number}.py"), Claim.branch(f"b{number}")))
     return lambda: ledger.release(ledger.register(request))
 
 
-def _make_table(path: Path) -> None:
-    db = sqlite3.connect(path, isolation_level=None)
-    db.executescript(
-        "pragma journal_mode=wal; create table lease (id text primary key, token integer, record text);"
-        "create table claim (kind text, path text, owner text); create index by_path on claim (kind, path);"
-        "create table event (at real, what text); create table counter (n integer); insert into counter values (0);"
-    )
-    db.close()
-
-
 def _sqlite(root: Path, number: int) -> Work:
-    db = sqlite3.connect(root / "peer.db", isolation_level=None, timeout=60)
-    db.execute("pragma synchronous=off")
-    owner, claims = f"p{number}", (("file", f"src/m{number}.py"), ("branch", f"b{number}"))
+    table, owner, claims = (
+        Sqlite(root / "peer.db"),
+        f"p{number}",
+        (("file", f"src/m{number}.py"), ("branch", f"b{number}")),
+    )
 
     def both() -> None:
-        db.execute("begin immediate")
-        db.execute("select count(*) from lease").fetchone()
-        for claim in claims:
-            assert not db.execute("select owner from claim where kind=? and path=?", claim).fetchone()
-        token = db.execute("update counter set n=n+1 returning n").fetchone()[0]
-        record = json.dumps({"id": owner, "pid": os.getpid(), "claims": claims, "token": token}, indent=2)
-        db.execute("insert into lease values (?,?,?)", (owner, token, record))
-        db.executemany("insert into claim values (?,?,?)", [(*claim, owner) for claim in claims])
-        db.execute("insert into event values (0, ?)", (json.dumps({"granted": owner, "token": token}),))
-        db.execute("commit")
-        db.execute("begin immediate")
-        db.execute("delete from lease where id=?", (owner,))
-        db.execute("delete from claim where owner=?", (owner,))
-        db.execute("insert into event values (0, ?)", (json.dumps({"released": owner}),))
-        db.execute("commit")
+        table.take(owner, claims)
+        table.give(owner)
 
     return both
 

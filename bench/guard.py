@@ -16,7 +16,7 @@ from statistics import median
 from typing import NamedTuple
 
 from bench.compare import interleaved, machine, place, timed
-from bench.ledger import Sqlite, growth
+from bench.ledger import Table, growth
 from necrocode.claim import Claim
 from necrocode.lease import Request
 from necrocode.ledger.files import FileLedger
@@ -54,7 +54,7 @@ def grows() -> float:
 def against_sqlite() -> float:
     root = Path(tempfile.mkdtemp(dir=place(), prefix="necrocode-guard-"))
     try:
-        ledger, peer = FileLedger(root / "state"), Sqlite(root / "peer.db", FEW)
+        ledger, peer = FileLedger(root / "state"), Table(root / "peer.db", FEW)
         kept = [ledger.register(Request(f"held{n}", (Claim.file(f"src/m{n}.py"),))) for n in range(FEW)]
         claims = (Claim.file("src/mine.py"), Claim.branch("mine"))
         ours = lambda: timed(lambda: ledger.release(ledger.register(Request("bench", claims))))  # noqa: E731

@@ -7,7 +7,6 @@ import json
 import os
 import resource
 import shutil
-import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,7 @@ from pathlib import Path
 from statistics import median
 
 from bench.compare import interleaved, less, place, timed, told
+from bench.rivals import Sqlite
 from necrocode.claim import Claim
 from necrocode.lease import Request
 from necrocode.ledger.files import FileLedger
@@ -130,7 +130,7 @@ def _measure(root: Path, state: Path, live: int) -> None:
         ledger.release(ledger.register(Request("bench", claims)))
 
     peers["necrocode"] = lambda: timed(registered)
-    peers["SQLite WAL, same work"] = Sqlite(root / "peer.db", live).round
+    peers["SQLite WAL, same work"] = Table(root / "peer.db", live).round
     if live <= 1000:
         peers["filelock, JSON read anew"] = Filelock(root / "peer", live).round
     told(f"register and release, {live} live", interleaved(peers, ROUNDS))
@@ -148,47 +148,20 @@ def _measure(root: Path, state: Path, live: int) -> None:
     ledger.release(lease)
 
 
-class Sqlite:
-    """A lease table with claims and events, checked and changed in one immediate transaction each way."""
+class Table:
+    """SQLite beside so many others."""
 
     def __init__(self, path: Path, live: int) -> None:
-        self._db = sqlite3.connect(path, isolation_level=None)
-        self._db.executescript(
-            "pragma journal_mode=wal; pragma synchronous=off;"
-            "create table lease (id text primary key, token integer, record text);"
-            "create table claim (kind text, path text, owner text); create index by_path on claim (kind, path);"
-            "create table event (at real, what text); create table counter (n integer); insert into counter values (0);"
-        )
+        self._table = Sqlite(path).make()
         for n in range(live):
-            self._take(f"held{n}", (("file", f"src/m{n}.py"), ("branch", f"b{n}")))
+            self._table.take(f"held{n}", (("file", f"src/m{n}.py"), ("branch", f"b{n}")))
 
     def round(self) -> float:
         def both() -> None:
-            self._take("bench", (("file", "src/mine.py"), ("branch", "mine")))
-            self._give("bench")
+            self._table.take("bench", (("file", "src/mine.py"), ("branch", "mine")))
+            self._table.give("bench")
 
         return timed(both)
-
-    def _take(self, owner: str, claims: tuple[tuple[str, str], ...]) -> None:
-        db = self._db
-        db.execute("begin immediate")
-        db.execute("select count(*) from lease").fetchone()
-        for kind, path in claims:
-            assert not db.execute("select owner from claim where kind=? and path=?", (kind, path)).fetchone()
-        token = db.execute("update counter set n=n+1 returning n").fetchone()[0]
-        record = json.dumps({"id": owner, "pid": os.getpid(), "claims": claims, "token": token}, indent=2)
-        db.execute("insert into lease values (?,?,?)", (owner, token, record))
-        db.executemany("insert into claim values (?,?,?)", [(*claim, owner) for claim in claims])
-        db.execute("insert into event values (0, ?)", (json.dumps({"granted": owner, "token": token}),))
-        db.execute("commit")
-
-    def _give(self, owner: str) -> None:
-        db = self._db
-        db.execute("begin immediate")
-        db.execute("delete from lease where id=?", (owner,))
-        db.execute("delete from claim where owner=?", (owner,))
-        db.execute("insert into event values (0, ?)", (json.dumps({"released": owner}),))
-        db.execute("commit")
 
 
 class Filelock:

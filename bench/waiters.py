@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import tempfile
@@ -12,14 +11,12 @@ from functools import partial
 from pathlib import Path
 
 from bench.compare import interleaved, place, told
-from necrocode.lease import Request
+from bench.rivals import Held, by_filelock, by_flock, by_ledger, forked
 from necrocode.ledger.files import FileLedger
 
 WAITERS, ROUNDS, HOLD, WATCHED = 50, 7, 0.002, 2.0
 SETTLE = 1.0
 """Seconds for all of them to go to sleep, after they have said that they are about to ask."""
-
-Held = Callable[[], None]
 
 
 def main() -> None:
@@ -27,8 +24,8 @@ def main() -> None:
     try:
         FileLedger(root / "state")
         kinds = {
-            "necrocode": partial(_ledger, root), "flock(2), blocking": partial(_flock, root),
-            "filelock, as it comes": partial(_filelock, root),
+            "necrocode": partial(by_ledger, root), "flock(2), blocking": partial(by_flock, root),
+            "filelock, as it comes": partial(by_filelock, root),
         }  # fmt: skip
         worst = {"in line without a gap": lambda: (WAITERS - 1) * HOLD}
         worst |= {name: partial(_worst, acquire) for name, acquire in kinds.items()}
@@ -37,26 +34,6 @@ def main() -> None:
         told(f"processor time of {WAITERS} who only wait, for each second", interleaved(idle, 3), "ms")
     finally:
         shutil.rmtree(root)
-
-
-def _ledger(root: Path) -> Held:
-    ledger = FileLedger(root / "state")
-    lease = ledger.register(Request(f"p{os.getpid()}", limit=1), wait=True)
-    return lambda: ledger.release(lease)
-
-
-def _flock(root: Path) -> Held:
-    descriptor = os.open(root / "flock", os.O_RDWR | os.O_CREAT)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
-    return lambda: os.close(descriptor)
-
-
-def _filelock(root: Path) -> Held:
-    from filelock import FileLock
-
-    lock = FileLock(root / "filelock")
-    lock.acquire()
-    return lock.release
 
 
 def _worst(acquire: Callable[[], Held]) -> float:
@@ -83,9 +60,9 @@ def _in_line(acquire: Callable[[], Held]) -> tuple[Held, int, list[int]]:
     had, say_had = os.pipe()
     held, say_held = os.pipe()
     go, say_go = os.pipe()
-    holder = _forked(lambda: _hold(acquire, say_held, go))
+    holder = forked(lambda: _hold(acquire, say_held, go))
     os.read(held, 1)
-    pids = [_forked(lambda: _wait(acquire, say_held, say_had)) for _ in range(WAITERS)]
+    pids = [forked(lambda: _wait(acquire, say_held, say_had)) for _ in range(WAITERS)]
     for _ in pids:
         os.read(held, 1)
     while _running(pids):
@@ -135,13 +112,3 @@ def _wait(acquire: Callable[[], Held], say_ready: int, say_had: int) -> None:
 def _used(pid: int) -> float:
     """Seconds of processor time so far; the first figure of schedstat is in nanoseconds."""
     return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
-
-
-def _forked(body: Callable[[], None]) -> int:
-    pid = os.fork()
-    if pid:
-        return pid
-    try:
-        body()
-    finally:
-        os._exit(0)

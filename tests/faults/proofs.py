@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
-from _pytest.mark import ParameterSet
 
 THOROUGH = bool(os.environ.get("NECROCODE_THOROUGH"))
 """Everything, instead of what fits the time of a pull request."""
@@ -27,6 +26,6 @@ def part(cases: Sequence[_T], step: int = 3) -> Sequence[_T]:
     return cases if PROVING else cases[SEED % step :: step] or cases[:1]
 
 
-def some(names: Iterable[str], step: int = 3) -> list[ParameterSet]:
+def some(names: Iterable[str], step: int = 3) -> list[Any]:
     """Parameters of a test: all while proving, else the first, the fourth and so on; the others say why not."""
     return [pytest.param(name, marks=only_while_proving if at % step else ()) for at, name in enumerate(names)]
