@@ -8,10 +8,12 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from bench.compare import interleaved, place, told
+from bench.compare import interleaved, place, timed, told
 from bench.rivals import Held, by_filelock, by_flock, by_ledger, forked
+from necrocode.lease import Request
 from necrocode.ledger.files import FileLedger
 
 ROUNDS = 60
@@ -33,6 +35,9 @@ def main() -> None:
             "flock(2), holder killed": lambda: _hand(lambda: by_flock(root), signal.SIGKILL),
         }
         told("kill -9 of the holder to the waiter running", interleaved(killed, ROUNDS))
+        ledger = FileLedger(root / "state")
+        alone = {"at once": partial(_let_go, ledger, 0.0), "after a sleep": partial(_let_go, ledger, SETTLE)}
+        told("the release alone, nobody waits", interleaved(alone, ROUNDS))
     finally:
         shutil.rmtree(root)
 
@@ -54,6 +59,13 @@ def _hand(acquire: Callable[[], Held], kill: signal.Signals | None) -> float:
     for descriptor in (ready, say_ready, go, say_go, had, say_had):
         os.close(descriptor)
     return at - let_go
+
+
+def _let_go(ledger: FileLedger, pause: float) -> float:
+    """One and the same release: what a processor that has slept has forgotten is most of a hand-over."""
+    lease = ledger.register(Request("alone"))
+    time.sleep(pause)
+    return timed(lambda: ledger.release(lease))
 
 
 def _hold(acquire: Callable[[], Held], say_ready: int, go: int) -> None:
