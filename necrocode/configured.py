@@ -1,7 +1,7 @@
 """The configuration files as they lie on the disk, nearest first: which there are, and what each says.
 
-Nothing here knows what the keys mean; that, and whether a value can be meant, is for `settings`, which is slow to
-import. Only where the state lies must be known to every command."""
+Nothing here knows what the keys mean; that, and whether a value can be meant, is for `settings`. Only where the state
+lies must be known to every command."""
 
 from __future__ import annotations
 

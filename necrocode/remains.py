@@ -39,10 +39,15 @@ def clear_done(plan: Plan, ledger: FileLedger, done: Collection[str]) -> None:
 def clear_scratch(state: StateDir, run_id: str) -> None:
     """Remove the TMPDIRs of those who carried attempts of this run, and have ended."""
     for _, folder in chain(*attempts_of_all(state, run_id).values()):
-        with suppress(StateUnreadable):
-            carrier = taken_by(folder)
-            for path in scratch.remains(folder, carrier) if carrier and process.is_gone(carrier) else ():
-                scratch.remove(path)
+        clear_after(folder)
+
+
+def clear_after(folder: Path) -> None:
+    """Remove the TMPDIR of who carried the attempt in this folder, if that has ended."""
+    with suppress(StateUnreadable):
+        carrier = taken_by(folder)
+        for path in scratch.remains(folder, carrier) if carrier and process.is_gone(carrier) else ():
+            scratch.remove(path)
 
 
 def _clear(plan: Plan, ledger: FileLedger, place: workspace.Workspace, task_id: str) -> None:

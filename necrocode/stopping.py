@@ -7,17 +7,14 @@ import os
 import signal
 import time
 from collections.abc import Iterable
-from contextlib import suppress
 from typing import NamedTuple
 
-from necrocode import journal, lookup, process, runs, scratch
+from necrocode import journal, lookup, process, remains, runs
 from necrocode.clock import monotonic
-from necrocode.errors import StateUnreadable
 from necrocode.lease import Identity
 from necrocode.ledger import lifeline
 from necrocode.ledger.files import FileLedger
 from necrocode.lookup import Found
-from necrocode.order import taken_by
 from necrocode.process import who
 from necrocode.statedir import mark, read
 
@@ -169,12 +166,8 @@ class _Stopping:
         folder = runs.run_folder(self._state, self.target.run_id) / self.target.runner_id.removeprefix(
             f"{self.target.run_id}."
         )
-        if not self.target.runner_id or self.how == "alive" or self._survivors or not folder.is_dir():
-            return
-        with suppress(StateUnreadable):
-            carrier = taken_by(folder)
-            for path in scratch.remains(folder, carrier) if carrier and process.is_gone(carrier) else ():
-                scratch.remove(path)
+        if self.target.runner_id and self.how != "alive" and not self._survivors and folder.is_dir():
+            remains.clear_after(folder)
 
     def stopped(self) -> Stopped:
         return Stopped(self.target.name, self.target.state, self.how, self._seconds, self._survivors)

@@ -1,7 +1,7 @@
 """python -m tests.faults [--thorough] [--seed N] [--write]: run the fault tests and tell what was injected.
 
-Prints a table of goals; `--write` also puts it into docs/proof.md. `--thorough` takes every fault instead of a sample,
-and some minutes more. Ends with pytest's exit code."""
+Prints a table of goals; `--write` also puts it into docs/proof.md, and its sum into README. `--thorough` takes every
+fault instead of a sample, and some minutes more. Ends with pytest's exit code."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGE = ROOT / "docs" / "proof.md"
+PAGE, README = ROOT / "docs" / "proof.md", ROOT / "README.md"
 TESTS = ("tests/faults", "tests/storms/test_ledger_storm.py::test_three_hundred_at_one_gate")
 _MARKS = re.compile(r"(<!-- made by python -m tests.faults -->\n).*?(<!-- end -->\n)", re.DOTALL)
 
@@ -55,10 +55,12 @@ def main() -> int:
         began = time.monotonic()
         code = subprocess.run([*argv, *TESTS], cwd=ROOT, env=env, check=False).returncode
         lines = [json.loads(line) for line in proof.read_text().splitlines()] if proof.exists() else []
-        table = _table([*lines, *_told_by_name(report)], time.monotonic() - began, code, options)
+        lines += _told_by_name(report)
+        table = _table(lines, time.monotonic() - began, code, options)
     print(table)
     if options.write:
-        PAGE.write_text(_MARKS.sub(lambda match: match[1] + table + match[2], PAGE.read_text()))
+        for page, text in ((PAGE, table), (README, _sum(lines, code))):
+            page.write_text(_MARKS.sub(lambda match, text=text: match[1] + text + match[2], page.read_text()))
     return code
 
 
@@ -82,6 +84,19 @@ def _told_by_name(report: Path) -> list[dict[str, object]]:
                 found.append({"goal": goal, "injected": count, "survived": survived,
                               "seconds": float(case.get("time", 0))})  # fmt: skip
     return found
+
+
+def _sum(lines: list[dict[str, object]], code: int) -> str:
+    """The run in a sentence."""
+    counts = Counter[str]()
+    for line in lines:
+        counts[str(line["goal"])] += int(str(line["injected"]))
+    many = {goal: f"{count:,}".replace(",", " ") for goal, count in counts.items()}
+    return (
+        f"On {datetime.now(UTC):%Y-%m-%d}: {many['Q1']} kills and {many['Q2']} errors at single system calls,\n"
+        f"{many['Q3']} kills at random, {many['Q8']} damaged files, {many['Q9']} hostile agents,\n"
+        f"{many['Q7']} states of four models; {'nothing was lost' if code == 0 else 'NOT ALL TESTS PASSED'}.\n"
+    )
 
 
 def _table(lines: list[dict[str, object]], seconds: float, code: int, options: argparse.Namespace) -> str:
