@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test check bench bench-peers docs prove clean
+.PHONY: demo test check bench bench-peers docs prove soak clean
 
 demo: $(VENV)/.ready
 	$(BIN)/python examples/real_package/demo.py
@@ -38,3 +38,6 @@ docs: $(VENV)/.ready
 
 prove: $(VENV)/.ready
 	$(BIN)/python -m tests.faults
+
+soak: $(VENV)/.ready
+	$(BIN)/python -m tests.soak
