@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +19,18 @@ _MEMORY = "/dev/shm"
 # A slow machine is no mistake in the code: examples are judged by what they show, not by how long they took.
 settings.register_profile("necrocode", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("necrocode")
+
+
+def pytest_sessionstart() -> None:
+    """A shell without job control starts what it puts into the background with SIGINT ignored, and children inherit
+    that; here it is about what an interrupt does."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish() -> None:
+    """Thousands of tests are no garbage: a collection, which some tests ask for, need not look at them again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +29,6 @@ def event(number: int = 0, at: float = NOON, **fixed: str) -> Event:
 
 def numbers(events: Any) -> list[int]:
     return [it.facts["number"] for it in events]
-
-
-def eventually(fact: Callable[[], Any], within: float = 20.0) -> Any:
-    end = time.monotonic() + within
-    while time.monotonic() < end:
-        if found := fact():
-            return found
-        time.sleep(0.005)
-    raise AssertionError(f"not within {within} s")
 
 
 def test_an_event_is_made_of_now() -> None:
@@ -170,16 +160,19 @@ place, writer, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 for number in range(count):
     facts = {"number": number, "more": "x" * (number % 3000)}
     assert journal.append(place, [Event("task.queued", float(sys.argv[4]), 0.0, writer, facts=facts)])
+    if number == 0:
+        print("begun", flush=True)
 """
 
 
 def writer(place: Path, name: str, count: int) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-c", WRITER, place, name, str(count), str(NOON)], env=ENVIRONMENT)
+    argv = [sys.executable, "-c", WRITER, place, name, str(count), str(NOON)]
+    return subprocess.Popen(argv, env=ENVIRONMENT, stdout=subprocess.PIPE)
 
 
 def test_many_processes_append_at_once(tmp_path: Path) -> None:
     writers = [writer(tmp_path, f"w{number}", 500) for number in range(6)]
-    assert [it.wait() for it in writers] == [0] * 6
+    assert [it.communicate() and it.returncode for it in writers] == [0] * 6
     for number in range(6):
         assert numbers(journal.read(tmp_path, runner_id=f"w{number}")) == list(range(500))
 
@@ -188,14 +181,18 @@ def test_killed_in_the_middle_of_appending(tmp_path: Path) -> None:
     steady = writer(tmp_path, "steady", 3000)
     for number in range(8):
         killed = writer(tmp_path, f"k{number}", 1_000_000)
-        eventually(lambda name=f"k{number}": next(journal.read(tmp_path, runner_id=name), None))
+        assert killed.stdout and killed.stdout.readline() == b"begun\n"
+        time.sleep(number * 0.004)  # not awaited: a moment of its own for each
         killed.send_signal(signal.SIGKILL)
-        killed.wait()
-    assert steady.wait() == 0
-    assert numbers(journal.read(tmp_path, runner_id="steady")) == list(range(3000))
-    for number in range(8):
-        told = numbers(journal.read(tmp_path, runner_id=f"k{number}"))
-        assert told == list(range(len(told)))
+        killed.communicate()
+    assert steady.communicate() and steady.returncode == 0
+    told: dict[str, list[int]] = {}
+    for it in journal.read(tmp_path):
+        told.setdefault(it.runner_id, []).append(it.facts["number"])
+    assert told.pop("steady") == list(range(3000))
+    assert len(told) == 8
+    for heard in told.values():
+        assert heard == list(range(len(heard)))
 
 
 def test_following(tmp_path: Path) -> None:
