@@ -5,9 +5,12 @@ again anywhere: `python -m tests.soak --check FILE`. The kinds of line:
 
     injected fault count    so many faults of this kind were injected, and what follows was looked at each time
     broken why              a look that saw something wrong
+    limit key count         so many may have this key at once (unless said: one)
     granted key who / ended key who
-                            who has the key for itself; `ended` is written before it is given back
-    dying who               written before who is killed: whatever it holds counts as held only until then
+                            who has the key; `granted` is written after it was given, `ended` before it is given back
+    dying who               written before who is killed: what it has counts as held only until then, and what it
+                            may be given after this line not at all. Who is killed needs a name of its own: numbers
+                            of processes come again
     acked key               a change that was answered for, so it must be found
     found key               it was
     published key who       a result; there must be one of each key
@@ -19,10 +22,12 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+
+_BEGIN = '{"ns": '
 
 
 class History:
@@ -37,6 +42,9 @@ class History:
 
     def broken(self, why: str) -> None:
         self._add("broken", why=why)
+
+    def limit(self, key: str, count: int) -> None:
+        self._add("limit", key=key, count=count)
 
     def granted(self, key: str, who: str) -> None:
         self._add("granted", key=key, who=who)
@@ -71,8 +79,11 @@ class Verdict(NamedTuple):
 
 
 def lines_of(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a history; of one whose writer was killed in the middle, what the next one wrote after it."""
     with open(path) as file:
-        yield from map(json.loads, file)
+        for text in file:
+            if (at := text.rfind(_BEGIN)) >= 0 and text.endswith("\n"):
+                yield json.loads(text[at:])
 
 
 def verdict(lines: Iterable[dict[str, Any]]) -> Verdict:
@@ -87,16 +98,26 @@ def verdict(lines: Iterable[dict[str, Any]]) -> Verdict:
 
 
 def _held_twice(told: list[dict[str, Any]]) -> Iterator[str]:
-    holders: dict[str, str] = {}
+    holders: defaultdict[str, list[str]] = defaultdict(list)
+    limits: dict[str, int] = {}
+    held: defaultdict[str, list[str]] = defaultdict(list)
+    dead: set[str] = set()
     for line in told:
-        if line["kind"] == "granted":
-            if line["key"] in holders:
-                yield f"{line['key']}: granted to {line['who']} while {holders[line['key']]} had it"
-            holders[line["key"]] = line["who"]
-        elif line["kind"] == "ended" and holders.get(line["key"]) == line["who"]:
-            del holders[line["key"]]
-        elif line["kind"] == "dying":
-            holders = {key: who for key, who in holders.items() if who != line["who"]}
+        kind, key, who = line["kind"], line.get("key", ""), line.get("who", "")
+        if kind == "limit":
+            limits[key] = line["count"]
+        elif kind == "granted" and who not in dead:
+            if len(holders[key]) >= limits.get(key, 1):
+                yield f"{key}: granted to {who} while {', '.join(holders[key])} had it"
+            holders[key].append(who)
+            held[who].append(key)
+        elif kind == "ended" and who in holders[key]:
+            holders[key].remove(who)
+            held[who].remove(key)
+        elif kind == "dying":
+            dead.add(who)
+            for one in held.pop(who, ()):
+                holders[one].remove(who)
 
 
 def _lost(told: list[dict[str, Any]]) -> Iterator[str]:
@@ -107,5 +128,7 @@ def _lost(told: list[dict[str, Any]]) -> Iterator[str]:
 def _published_twice(told: list[dict[str, Any]]) -> Iterator[str]:
     by: dict[str, str] = {}
     for line in told:
-        if line["kind"] == "published" and (other := by.setdefault(line["key"], line["who"])) is not line["who"]:
-            yield f"{line['key']}: published by {other} and by {line['who']}"
+        if line["kind"] == "published":
+            if line["key"] in by:
+                yield f"{line['key']}: published by {by[line['key']]} and by {line['who']}"
+            by[line["key"]] = line["who"]
