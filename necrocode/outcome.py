@@ -32,6 +32,9 @@ class Status(StrEnum):
         return self in _FINAL
 
 
+WAITING, RUNNING, STOPPING, DONE = Status.WAITING, Status.RUNNING, Status.STOPPING, Status.DONE
+"""Where nearly every task stands once. In Python 3.11 a look at them through their class costs as much as a call."""
+
 _FINAL = frozenset({Status.DONE, Status.FAILED, Status.TIMED_OUT, Status.CANCELLED})
 
 

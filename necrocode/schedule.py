@@ -17,7 +17,7 @@ from typing import Any
 from necrocode.dependencies import Dependencies
 from necrocode.errors import ConfigError
 from necrocode.life import ENDED_AS, MOVES, Alarms, Entry, GiveUp, InvalidMove, Life, Stages, Standing, Start, Stop
-from necrocode.outcome import Status
+from necrocode.outcome import DONE, RUNNING, STOPPING, WAITING, Status
 from necrocode.turns import Behind, Turns
 
 __all__ = ["MOVES", "Behind", "Entry", "GiveUp", "Instruction", "InvalidMove", "Schedule", "Standing", "Start", "Stop"]
@@ -84,13 +84,13 @@ class Schedule:
             raise ConfigError(f"task {entry.id!r} is there twice", hint="give each task its own id")
         life = self._lives[entry.id] = Life(entry, self._added)
         self._added += 1
-        self._counts[Status.WAITING] += 1
+        self._counts[WAITING] += 1
         if not entry.after or self._is_free(life):
             self._make_ready(life)
 
     def _is_free(self, life: Life) -> bool:
         known = self._lives
-        needs = [other for other in life.entry.after if other not in known or known[other].status is not Status.DONE]
+        needs = [other for other in life.entry.after if other not in known or known[other].status is not DONE]
         for other in needs:
             self._unchecked[other] = None
         return not needs or self._dependencies.add(life.id, needs)
@@ -113,7 +113,7 @@ class Schedule:
     def admitted(self, task_id: str, now: float) -> None:
         """The runner of this attempt has all that it claims; the attempt's clock starts now."""
         life = self._lives[task_id]
-        timed = self._stages.enter(life, "working") and life.status is Status.RUNNING
+        timed = self._stages.enter(life, "working") and life.status is RUNNING
         if timed and life.entry.timeout is not None:
             self._deadlines.set(task_id, now + life.entry.timeout)
 
@@ -125,7 +125,7 @@ class Schedule:
     def finished(self, task_id: str, value: Any, now: float) -> Status:
         """The attempt ended well: DONE, unless it was already being stopped."""
         life = self._lives[task_id]
-        self._end(life, Status.DONE, "", now)
+        self._end(life, DONE, "", now)
         life.value = value
         return life.status
 
@@ -138,8 +138,8 @@ class Schedule:
     def timed_out(self, task_id: str, error: Any, now: float) -> Status:
         """The runner's own clock ended the attempt: TIMED_OUT, or WAITING if the task retries timeouts."""
         life = self._lives[task_id]
-        if life.status is not Status.STOPPING:
-            self._move(life, Status.STOPPING, now, "its clock ran out")
+        if life.status is not STOPPING:
+            self._move(life, STOPPING, now, "its clock ran out")
             life.stopped_as = Status.TIMED_OUT
         self._went_wrong(life, Status.TIMED_OUT, error, now, retry=True)
         return life.status
@@ -147,7 +147,7 @@ class Schedule:
     def lost(self, task_id: str, now: float) -> Status:
         """The process that carried the attempt died: WAITING for another, or FAILED at the poison limit."""
         life = self._lives[task_id]
-        if life.status is Status.STOPPING:
+        if life.status is STOPPING:
             self._end(life, life.stopped_as, life.reason, now)
             return life.status
         self._move(life, Status.LOST, now, "its process died")
@@ -161,15 +161,15 @@ class Schedule:
     def cancel(self, task_id: str, now: float, reason: str = "cancelled") -> Status:
         """Take a waiting task out, ask a running one to stop; nothing for one that has ended."""
         life = self._lives[task_id]
-        if life.status is Status.WAITING:
+        if life.status is WAITING:
             self._end(life, Status.CANCELLED, reason, now)
-        elif life.status is Status.RUNNING:
+        elif life.status is RUNNING:
             self._stop(life, Status.CANCELLED, reason, now)
         return life.status
 
     def cancel_waiting(self, now: float, reason: str = "cancelled") -> int:
         """Take out all that wait, also for another try; returns how many. What is added later does start."""
-        waiting = [life for life in self._lives.values() if life.status is Status.WAITING]
+        waiting = [life for life in self._lives.values() if life.status is WAITING]
         for life in waiting:
             self._move(life, Status.CANCELLED, now, reason)
         return len(waiting)
@@ -183,12 +183,12 @@ class Schedule:
         """Start nothing more, and stop what runs."""
         self.stop_starting(now, reason)
         for life in self._lives.values():
-            if life.status is Status.RUNNING:
+            if life.status is RUNNING:
                 self._stop(life, Status.CANCELLED, reason, now)
 
     def orders(self, now: float) -> list[Instruction]:
         """What is to be done now, in this order; each order is given once."""
-        if self._drained_for is not None and self._counts[Status.WAITING]:
+        if self._drained_for is not None and self._counts[WAITING]:
             self.cancel_waiting(now, self._drained_for)
         if self._unchecked:
             self._give_up_unmeetable(now)
@@ -203,7 +203,7 @@ class Schedule:
                 room -= 1
             else:
                 self._put_behind(turn)
-        if self._counts[Status.WAITING]:
+        if self._counts[WAITING]:
             self._break_circles(now)
         orders, self._orders = self._orders, []
         return orders
@@ -242,7 +242,7 @@ class Schedule:
 
     def _break_circles(self, now: float) -> None:
         """When nothing runs, nothing is ready and nothing is delayed, those that wait do so for each other."""
-        while self._counts[Status.WAITING] and not (self._counts[Status.RUNNING] or self._counts[Status.STOPPING]):
+        while self._counts[WAITING] and not (self._counts[RUNNING] or self._counts[STOPPING]):
             if self._delays.next() is not None:
                 return
             circle = self._dependencies.circle()
@@ -252,22 +252,22 @@ class Schedule:
                 self.cancel(task_id, now, "comes after itself: " + " -> ".join([*circle, circle[0]]))
 
     def _begin(self, life: Life, attempt: int, now: float) -> None:
-        life.move(Status.RUNNING, now, f"attempt {attempt}")
-        self._counts[Status.WAITING] -= 1
-        self._counts[Status.RUNNING] += 1
+        life.move(RUNNING, now, f"attempt {attempt}")
+        self._counts[WAITING] -= 1
+        self._counts[RUNNING] += 1
         life.attempt = attempt
         self._stages.enter(life, "starting")
         if life.entry.timeout is not None:
             self._deadlines.set(life.id, now + life.entry.timeout)
 
     def _stop(self, life: Life, stopped_as: Status, reason: str, now: float) -> None:
-        self._move(life, Status.STOPPING, now, reason)
+        self._move(life, STOPPING, now, reason)
         life.stopped_as = stopped_as
         self._deadlines.clear(life.id)
         self._orders.append(Stop(life.id, reason))
 
     def _went_wrong(self, life: Life, to: Status, error: Any, now: float, *, retry: bool) -> None:
-        if life.status is Status.STOPPING:
+        if life.status is STOPPING:
             retry = life.stopped_as is Status.TIMED_OUT and life.entry.retry_timeouts
         if retry and life.has_tries_left and self._drained_for is None:
             self._again(life, str(error), life.entry.policy.delay(life.failures, self._random), now)
@@ -277,7 +277,7 @@ class Schedule:
         life.error = error
 
     def _again(self, life: Life, why: str, delay: float, now: float) -> None:
-        self._move(life, Status.WAITING, now, why)
+        self._move(life, WAITING, now, why)
         if self._drained_for is not None:
             self._end(life, Status.CANCELLED, self._drained_for, now)
         elif delay > 0:
@@ -286,7 +286,7 @@ class Schedule:
             self._make_ready(life)
 
     def _end(self, life: Life, to: Status, why: str, now: float) -> None:
-        if life.status is Status.STOPPING:
+        if life.status is STOPPING:
             to, why = life.stopped_as, life.reason
         self._move(life, to, now, why)
         if life.id in self._dependencies:
@@ -296,7 +296,7 @@ class Schedule:
 
     def _settle(self, life: Life, now: float) -> None:
         """What comes after a task that ended is free to start when that was done, and given up when it was not."""
-        if life.status is Status.DONE:
+        if life.status is DONE:
             for task_id in self._dependencies.met(life.id):
                 self._make_ready(self._lives[task_id])
             return
@@ -316,7 +316,7 @@ class Schedule:
         life.move(to, now, why)
         self._counts[was] -= 1
         self._counts[to] += 1
-        if life.stage and to is not Status.STOPPING:
+        if life.stage and to is not STOPPING:
             self._stages.enter(life, "")
             if life.entry.timeout is not None:
                 self._deadlines.clear(life.id)
