@@ -174,15 +174,23 @@ def _sentence(error: BaseException) -> str:
         return "interrupted"
     if isinstance(error, NecrocodeError):
         return str(error)
+    if _lost_its_place(error):
+        return "the current directory is gone"
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror or error}"
     return f"this should not have happened: {type(error).__name__}: {error}"
 
 
+def _lost_its_place(error: BaseException) -> bool:
+    return isinstance(error, FileNotFoundError) and not error.filename  # only getcwd(2) names nothing
+
+
 def _hint(error: BaseException) -> str:
     if isinstance(error, NecrocodeError):
         return error.hint
+    if _lost_its_place(error):
+        return "cd to a directory that exists"
     if isinstance(error, (OSError, KeyboardInterrupt, click.Abort)):
         return ""
     return "please report it, with what NECROCODE_DEBUG=1 shows"

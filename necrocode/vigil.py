@@ -91,7 +91,8 @@ class Vigil:
 
 def is_gone(state: StateDir, carrier: Identity, runner_id: str) -> bool:
     """Whether who carries an attempt has ended, as far as can be seen from here."""
-    if carrier.pid_namespace == process.identity().pid_namespace:
+    ours = process.identity()
+    if (carrier.boot_id, carrier.pid_namespace) == (ours.boot_id, ours.pid_namespace):
         return process.is_gone(carrier)
     return not lifeline.is_held(state.live / runner_id)
 

@@ -1,11 +1,12 @@
 """Every call of git the house makes, and nothing else: repositories, claims on their files, refs, contents, locks.
 
 The rest of the house says `git.merge(...)`; the rooms inside are calls (the funnel), refs, repository, content,
-snapshots and locks.
+snapshots, locks and durable.
 """
 
 from necrocode.git.calls import OLDEST, YES_OR_NO, Completed, StrPath, clean_environment, run
 from necrocode.git.content import Change, changes, commit_all, diff, is_dirty, status
+from necrocode.git.durable import sync_branch
 from necrocode.git.locks import checkout_turn, directory_lock, repository_mutex
 from necrocode.git.refs import (
     NOBODY,
@@ -83,6 +84,7 @@ __all__ = [
     "signature",
     "snapshot",
     "status",
+    "sync_branch",
     "update_ref",
     "work_tree",
     "work_trees",

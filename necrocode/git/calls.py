@@ -26,6 +26,8 @@ _SETTINGS = (
     "core.hooksPath=/dev/null", "core.fsmonitor=false", "core.filesRefLockTimeout=1000", "core.packedRefsTimeout=1000",
     "gc.auto=0", "maintenance.auto=false", "submodule.recurse=false", "protocol.ext.allow=never",
     "advice.addEmbeddedRepo=false",
+    # A snapshot must be on the disk before what it saves is removed, and a commit before its result is told.
+    "core.fsync=objects,derived-metadata,reference",
 )  # fmt: skip
 
 YES_OR_NO = (0, 1)
@@ -52,7 +54,7 @@ def run(
     """Run `git *args` in `cwd` and return what it said; `keep` are descriptors that stay open in it.
 
     Raises GitFailed for an exit code that is not in `ok` unless `check` is False, ConfigError when there is no git
-    or no such directory."""
+    or no such directory, OSError when the machine has no process or descriptor left for it."""
     given = os.fsencode(input) if isinstance(input, str) else input
     with start_git(args, cwd, subprocess.DEVNULL if given is None else subprocess.PIPE, env, keep) as process:
         stdout, stderr = process.communicate(given)
@@ -80,10 +82,11 @@ def start_git(
             # Its own session: a Ctrl-C meant for us must not cut an administrative step in half.
             start_new_session=True, pass_fds=tuple(keep),
         )  # fmt: skip
-    except (FileNotFoundError, NotADirectoryError):
-        if Path(cwd).is_dir():
-            raise
-        raise ConfigError(f"{os.fspath(cwd)} is not a directory") from None
+    except OSError as error:
+        if isinstance(error, (FileNotFoundError, NotADirectoryError)) and not Path(cwd).is_dir():
+            raise ConfigError(f"{os.fspath(cwd)} is not a directory") from None
+        error.filename = error.filename or f"git {args[0]}"  # of a pipe or a fork that was refused
+        raise
 
 
 @lru_cache(8)

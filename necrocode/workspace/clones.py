@@ -84,10 +84,18 @@ def fetched(workspace: Workspace) -> Iterator[str]:
 
 
 def commit(workspace: Workspace, message: str) -> str | None:
-    """Commit all that changed (untracked files included) on the workspace's branch; the commit, or None.
+    """Commit all that changed (untracked files included) on the workspace's branch; the commit, or None. When it
+    returns, the branch and all that it has over its base are on the disk.
 
     For a shared clone the commit is made at home from the clone's files, without running git inside the clone. When
     the agent left the branch for one that continues it, the branch follows; raises ConfigError when it does not."""
+    made = _committed(workspace, message)
+    if git.branch_exists(workspace.branch, cwd=workspace.repo.common_dir):
+        git.sync_branch(workspace.branch, workspace.base, common_dir=workspace.repo.common_dir)
+    return made
+
+
+def _committed(workspace: Workspace, message: str) -> str | None:
     if workspace.mode != "clone":
         drop_stale_lock(git_dir(workspace.path) / "index")
         made = git.commit_all(workspace.path, message)

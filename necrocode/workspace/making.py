@@ -38,12 +38,15 @@ def prepare(
     fails, directory and branch are as they were before.
 
     Raises ConfigError for what cannot be meant (names, places, bases), WorkspaceKept when remains cannot be saved,
-    GitFailed for the rest, and whatever `setup` raises."""
+    GitFailed for what git refuses, OSError for what the machine does (disk full, out of descriptors; its `filename`
+    says where), and whatever `setup` raises."""
     if mode == "none" or repository is None:
         return _set_up(_plain(Path(path), state_root), setup)
     git.checked_branch(branch)
     if mode == "given":
         return _set_up(_given(repository, Path(path), branch, base, state_root), setup)
+    if mode == "clone":
+        _check_shareable(repository)
     place = Path(os.path.realpath(path))
     with ExitStack() as undo:
         with git.checkout_turn(state_root):
@@ -77,6 +80,14 @@ def _set_up(workspace: Workspace, setup: Callable[[Workspace], object] | None) -
     if setup is not None:
         setup(workspace)
     return workspace
+
+
+def _check_shareable(repository: Repository) -> None:
+    if "\n" in str(repository.common_dir):
+        raise ConfigError(
+            f"{str(repository.common_dir)!r}: git cannot share objects from a path with a line break",
+            hint="use work trees (--workspace worktree), or move the repository",
+        )
 
 
 def _make_parent(path: Path) -> None:

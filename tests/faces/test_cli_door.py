@@ -38,6 +38,35 @@ def test_the_version(cli: Cli) -> None:
     assert cli("--version").stdout.startswith("necrocode 0.")
 
 
+def test_in_a_directory_that_is_gone(tmp_path: Path, state_root: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    argv = [sys.executable, "-P", "-m", "necrocode", "exec", "--", "true"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "NECROCODE_STATE_DIR": str(state_root)}
+    done = subprocess.run(
+        ["sh", "-c", 'rmdir "$PWD"; exec "$@"', "sh", *argv], cwd=tmp_path / "gone", env=env, capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 125
+    assert done.stderr.splitlines() == [
+        "necrocode: the current directory is gone", "hint: cd to a directory that exists",
+    ]  # fmt: skip
+
+
+def test_interrupted_before_anything_was_read(state_root: Path) -> None:
+    """Ctrl-C while modules are imported is no traceback."""
+    code = (
+        "import sys, signal, necrocode.__main__ as door\n"
+        "class Interrupted:\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name == 'necrocode.cli': signal.raise_signal(signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupted())\n"
+        "sys.exit(door.main())"
+    )
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "NECROCODE_STATE_DIR": str(state_root)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "")
+
+
 @pytest.mark.parametrize(
     ("args", "code", "said"),
     [

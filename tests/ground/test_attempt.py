@@ -28,6 +28,7 @@ from necrocode.outcome import Outcome, Status
 from necrocode.statedir import mark
 from necrocode.task import Step, Task
 from necrocode.testing import check, wait_for
+from necrocode.vigil import is_gone
 from necrocode.work import Place, Work
 
 AGENT = (
@@ -504,6 +505,17 @@ def test_an_attempt_is_taken_once(tmp_path: Path) -> None:
     assert taken_by(tmp_path) is None
     assert [take(tmp_path), take(tmp_path)] == [True, False]
     assert taken_by(tmp_path) == process.identity() and os.listdir(tmp_path) == ["runner.json"]
+
+
+def test_who_cannot_be_seen_is_gone_when_nobody_holds_its_lifeline(state_root: Path) -> None:
+    """After a boot under another name, or where the directory was copied to: no process here can be its carrier."""
+    ledger = FileLedger(state_root)
+    carrier = process.identity()._replace(boot_id="another", host="elsewhere")
+    assert not process.is_gone(carrier)
+    assert is_gone(ledger.state, carrier, "r")
+    lease = ledger.register(Request("r"))
+    assert not is_gone(ledger.state, carrier, "r")
+    ledger.release(lease)
 
 
 def test_who_takes_many_attempts_writes_once_who_it_is_and_needs_none_of_them_to_stay(tmp_path: Path) -> None:

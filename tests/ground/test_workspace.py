@@ -133,6 +133,15 @@ def test_odd_names_of_places_work(home, mode, name):
     assert not home.folder.exists()
 
 
+def test_what_git_cannot_share_is_told_before_anything_is_made(home):
+    home.root.rename(home.root.with_name("new\nline"))
+    moved = Home(home.root.with_name("new\nline"))
+    with pytest.raises(ConfigError, match="line break"):
+        moved.prepare(mode="clone")
+    moved.assert_tidy()
+    assert moved.prepare(mode="worktree").path.is_dir()
+
+
 def test_a_detached_head_and_a_dirty_main_checkout_are_no_obstacle(home):
     sh("git", "checkout", "-q", "--detach", "HEAD~1", cwd=home.root)
     (home.root / "README.md").write_text("dirty\n")
