@@ -99,7 +99,8 @@ def take(folder: Path) -> bool:
                 return False
             except OSError:
                 _card = None  # that one is gone, elsewhere, or has as many names as it may
-        if not _put_first(path, to_json(process.identity()._asdict())):
+        # On the disk, once for each process: after a power cut there is a whole one or none, never an empty one.
+        if not _put_first(path, to_json(process.identity()._asdict()), durable=True):
             return False
         _card = os.getpid(), path
         return True

@@ -116,7 +116,8 @@ class StateDir:
         self._make_folders()
         if not (self.root / "README.md").exists():
             self.write(self.root / "README.md", README.encode())
-        self.write(self.root / "VERSION", f"{FORMAT}\n".encode())
+        # Durably: one that a power cut left empty could not be told from damage, and would shut out everybody.
+        self.write(self.root / "VERSION", f"{FORMAT}\n".encode(), durable=True)
 
     def _make_folders(self) -> None:
         # Also those that somebody deleted, as the README allows for some of them.
