@@ -41,6 +41,10 @@ class Standing(NamedTuple):
     def counts(self) -> bool:
         return self.slot and not self.fenced
 
+    @property
+    def quotas(self) -> tuple[str, str]:
+        return quotas_of(self.spec_name, self.user)
+
 
 class Wish(NamedTuple):
     """What a waiter wants, besides a slot, for whom, and the seconds without renewal that its lease will allow."""
@@ -86,6 +90,11 @@ class Waiter:
         return self._wish
 
 
+def quotas_of(spec_name: str, user: str) -> tuple[str, str]:
+    """The names of the quotas that a slot of theirs counts against."""
+    return (f"spec:{spec_name}", f"user:{user}")
+
+
 class Obstacle(NamedTuple):
     """Why not now. `reason` is limit, quota, queue, unreadable or the family of the first claim in the way;
     `blockers` maps each holder or waiter in the way to (the claim wanted, the claim it meets), None for slots."""
@@ -107,6 +116,8 @@ class View:
         self.unreadable: set[str] = set()
         self.index = ClaimIndex()
         self.live = 0
+        self.within: dict[str, dict[str, None]] = {}
+        """The runners with a slot, by the names of the quotas that they count against; in the order of their grants."""
 
     def stand(self, standing: Standing) -> None:
         """Enter a lease, in place of what the same runner had before."""
@@ -114,6 +125,8 @@ class View:
         self.standing[standing.runner_id] = standing
         self.index.add(standing.runner_id, standing.effective)
         self.live += standing.counts
+        for quota in standing.quotas if standing.counts else ():
+            self.within.setdefault(quota, {})[standing.runner_id] = None
         if standing.unreadable:
             self.unreadable.add(standing.runner_id)
 
@@ -123,6 +136,10 @@ class View:
             self.index.remove(runner_id, standing.effective)
             self.live -= standing.counts
             self.unreadable.discard(runner_id)
+            for quota in standing.quotas if standing.counts else ():
+                del self.within[quota][runner_id]
+                if not self.within[quota]:
+                    del self.within[quota]
 
     def in_order(self) -> list[Waiter]:
         return [self.waiting[key] for key in sorted(self.waiting)]
@@ -167,19 +184,11 @@ def _no_slot(view: View, waiter: Waiter) -> Obstacle | None:
     if full := view.room(waiter.limit):
         holders = (standing.runner_id for standing in view.standing.values() if standing.counts)
         return Obstacle("limit", dict.fromkeys(holders), *full)
-    wish = waiter.wish
-    for quota, limit in view.quotas.items():
-        if _within(quota, wish.spec_name, wish.user):
-            holders = (s.runner_id for s in view.standing.values() if s.counts and _within(quota, s.spec_name, s.user))
-            blockers = dict.fromkeys(holders)
-            if len(blockers) >= limit:
-                return Obstacle("quota", blockers, len(blockers), limit)
+    for quota in quotas_of(waiter.wish.spec_name, waiter.wish.user) if view.quotas else ():
+        taken, limit = view.within.get(quota, {}), view.quotas.get(quota)
+        if limit is not None and len(taken) >= limit:
+            return Obstacle("quota", dict.fromkeys(taken), len(taken), limit)
     return None
-
-
-def _within(quota: str, spec_name: str, user: str) -> bool:
-    """Quotas are written `spec:NAME` or `user:NAME`."""
-    return quota in (f"spec:{spec_name}", f"user:{user}")
 
 
 def grantable(view: View) -> Iterator[Waiter]:
