@@ -30,7 +30,8 @@ def command(door: Door, claims: tuple[str, ...], pid: int | None, quiet: bool, *
     necrocode release "$id"
 
     All or none. A small process goes on holding them after this one has returned, until `release`, or until the
-    shell (or --pid) has ended, however that came about. 75: held by others (--no-wait); 124: out of time."""
+    shell (or --pid) has ended, however that came about. A subshell's claim is the shell's; with --pid $BASHPID it is
+    the subshell's own. 75: held by others (--no-wait); 124: out of time."""
     from necrocode import holding
     from necrocode.lease import Request
     from necrocode.wanted import refuse_own, wanted
