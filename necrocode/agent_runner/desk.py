@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from necrocode import git
+from necrocode import aside, git
 from necrocode.agent_runner import strategy
 from necrocode.agent_runner.config import RunnerConfig
 from necrocode.agent_runner.models import TaskContext, folder_name
@@ -81,8 +80,8 @@ def may_go_alone(config: RunnerConfig) -> bool:
 def alone(config: RunnerConfig, trouble: StateUnusable | GateTimeout) -> Iterator[Desk]:
     """A desk that nobody else sees, for one run without coordination; `trouble` says why."""
     logger.warning("running without coordination: %s", trouble)
-    with tempfile.TemporaryDirectory(prefix="necrocode-alone-", ignore_cleanup_errors=True) as folder:
-        desk = Desk(Path(folder) / "state", config.on_conflict)
+    with aside.folder() as folder:
+        desk = Desk(folder / "state", config.on_conflict)
         desk.alone = True
         yield desk
 

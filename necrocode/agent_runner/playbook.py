@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from necrocode import aside
 from necrocode.agent_runner.argv import split
 from necrocode.agent_runner.mistakes import mistakes
 from necrocode.errors import ConfigError, PlaybookExecutionError
@@ -98,11 +98,11 @@ class PlaybookEngine:
         where = Path(cwd or os.getcwd())
         if not where.is_dir():
             raise ConfigError(f"{where} is not a directory")
-        with tempfile.TemporaryDirectory(prefix="necrocode-playbook-") as folder:
+        with aside.folder() as folder:
             marker = f"playbook-{os.getpid()}-{os.urandom(4).hex()}"
-            workspace = Workspace(where, "", "", None, "none", Path(folder))
+            workspace = Workspace(where, "", "", None, "none", folder)
             env = {**os.environ, "NECROCODE_WORKSPACE": str(where)}
-            place = Place(workspace, Path(folder), Task("playbook"), env, threading.Event(), marker)
+            place = Place(workspace, folder, Task("playbook"), env, threading.Event(), marker)
             work = self.run(playbook, place, context or {})
         if not work.ok:
             raise PlaybookExecutionError(

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from necrocode import process
+from necrocode import aside, process
 from necrocode.aio.threads import Threads, to_the_end
 from necrocode.errors import TaskFailed
 from necrocode.task import Task
@@ -69,12 +68,12 @@ class Command:
         return output
 
     def _run(self, stop: process.Stop) -> Output:
-        with tempfile.TemporaryDirectory(prefix="necrocode-", ignore_cleanup_errors=True) as name:
-            folder, task = Path(name), self.task or Task("command")
+        with aside.folder() as folder:
+            task = self.task or Task("command")
             workspace = Workspace(self.cwd, "", "", None, "none", folder)
             place = Place(
                 workspace, folder, task._replace(timeout=self.timeout), {**os.environ, **self.env}, stop,
-                f"aio.{os.getpid()}.{os.path.basename(name)}", grace=self.grace, on_line=self.on_line,
+                f"aio.{os.getpid()}.{folder.name}", grace=self.grace, on_line=self.on_line,
             )  # fmt: skip
             argv = filled(self.argv, place) if self.task else self.argv
             work = run_command(place, argv, timeout=self.timeout)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from necrocode import aside
 from necrocode.errors import GitFailed, WorkspaceKept
 from necrocode.git.calls import StrPath, nul_separated, one_line, run
 from necrocode.git.content import gitlinks
@@ -34,8 +34,8 @@ def work_tree(path: StrPath, *, parent: str = "HEAD", git_dir: StrPath | None = 
     With `git_dir`, that repository is used and whatever `.git` lies in `path` is not even read. Raises
     WorkspaceKept for what a tree cannot hold: another repository nested inside. Raises GitFailed for the rest."""
     committed = one_line("rev-parse", "--verify", f"{parent}^{{tree}}", cwd=git_dir or path)
-    with tempfile.TemporaryDirectory(prefix="necrocode-") as aside:
-        env = {"GIT_INDEX_FILE": os.path.join(aside, "index")}
+    with aside.folder() as folder:
+        env = {"GIT_INDEX_FILE": str(folder / "index")}
         if git_dir is not None:
             env |= {"GIT_DIR": os.fspath(git_dir), "GIT_WORK_TREE": os.fspath(path)}
         staged = None if git_dir is not None else _copied_index(path, env)
