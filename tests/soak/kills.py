@@ -1,8 +1,8 @@
 """kill -9 of workers at any moment: each takes a task under a lease, does it, and publishes it once.
 
-Turn by turn on a fresh state directory, with 8, 16, 32 and 64 workers: up to a quarter of them (half of 8) are killed at a
-moment,others are born, and the state is read without the gate. When a turn's kills are done, what is left of its tasks is
-done in peace; then nothing may be lost, published twice or left over, and every slot must be free."""
+Turn by turn on a fresh state directory, with 8, 16, 32 and 64 workers: up to a quarter of them (half of 8) are killed
+at a moment, others are born, and the state is read without the gate. When a turn's kills are done, what is left of
+its tasks is done in peace; then nothing may be lost, published twice or left over, and every slot must be free."""
 
 from __future__ import annotations
 
