@@ -361,9 +361,9 @@ def meddle(root: str, seconds: float, seed: int, *, until_seen: bool = False) ->
             if held == [None]:
                 tally.add("violation")
             time.sleep(chance.random() * 0.001)
-            mine.release(lease)
-            for descriptor in filter(None, held):
+            for descriptor in filter(None, held):  # before the lease: whoever has that next must not find this held
                 os.close(descriptor)
+            mine.release(lease)
 
     children = [_forked(work, place) for _ in range(3)]
     gate = os.open(place / "lock", os.O_RDWR | os.O_CREAT, 0o600)
