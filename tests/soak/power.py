@@ -37,7 +37,9 @@ from tests.soak.part import Part, Soak
 KINDS = {"ext4": 2 / 3, "xfs": 1 / 3}
 _LONGEST = 0.016
 """Seconds that a child may work until the cut; one that also commits with git has more."""
-_GIT_EVERY, _GIT_TAKES, _CLEAR_EVERY = 20, 25, 120
+_GIT_EVERY, _GIT_TAKES = 20, 25
+_CLEAR_EVERY, _CLEAR_GIT_EVERY = 20, 10 * _GIT_EVERY
+"""Lives after which everything has been looked at often enough."""
 _WHO = ("-c", "user.name=a", "-c", "user.email=a@example.org")
 
 
@@ -84,7 +86,9 @@ def _cuts(soak: Soak, kind: str, count: int, image: Path, place: Path, chance: r
             life.end()
             break
         if life.cleared:
-            promised = Promised(promised.token, promised.limit)
+            promised = Promised(promised.token, promised.limit, commits=promised.commits)
+        if at % _CLEAR_GIT_EVERY == _CLEAR_GIT_EVERY - 1:
+            promised = promised._replace(commits={})
         time.sleep(chance.uniform(0.0, _LONGEST) * (_GIT_TAKES if at % _GIT_EVERY == 0 else 1))
         said = life.cut()
         acks += len(said)
@@ -192,9 +196,15 @@ def _live(place: Path, promised: Promised, at: int, chance: random.Random, say: 
     who._boot, who._ours = f"boot-{at}", None
     try:
         _look(place, promised)
+        if (at - 1) % _GIT_EVERY == 0:
+            _look_at_commits(place, promised)
         if at % _CLEAR_EVERY == _CLEAR_EVERY - 1:
-            _clear(place)
+            _clear(place / "state")
             say("cleared")
+        if at % _CLEAR_GIT_EVERY == _CLEAR_GIT_EVERY - 1:
+            for name in ("repository", "work"):
+                shutil.rmtree(place / name, ignore_errors=True)
+            _furnish(place)
     except BaseException:
         say(traceback.format_exc(limit=-6, chain=False))
         raise
@@ -228,7 +238,6 @@ def _look(place: Path, promised: Promised) -> None:
                 taken_by(folder)
     list(journal.read(state.events))
     _look_at_quarantine(state.root / "quarantine")
-    _look_at_commits(place, promised)
     for fresh in place.glob("fresh-*"):
         other = FileLedger(fresh)
         other.release(other.register(Request("first")))
@@ -243,8 +252,6 @@ def _look_at_quarantine(folder: Path) -> None:
 
 
 def _look_at_commits(place: Path, promised: Promised) -> None:
-    if not promised.commits and not (place / "work").exists():
-        return
     home = place / "repository"
     for branch, commit in promised.commits.items():
         assert git.is_ancestor(commit, f"refs/heads/{branch}", cwd=home), f"{branch} is not at {commit}"
@@ -252,14 +259,10 @@ def _look_at_commits(place: Path, promised: Promised) -> None:
     git.run("fsck", "--connectivity-only", cwd=home)
 
 
-def _clear(place: Path) -> None:
-    state = place / "state"
+def _clear(state: Path) -> None:
     for folder in ("runs", "events", "quarantine"):
         shutil.rmtree(state / folder)
         (state / folder).mkdir(mode=0o700)
-    for name in ("repository", "work"):
-        shutil.rmtree(place / name, ignore_errors=True)
-    _furnish(place)
 
 
 def _works(place: Path, at: int, chance: random.Random, say: Say) -> Iterator[None]:
