@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from necrocode.claim import Claim
 from necrocode.errors import NecrocodeError
-from necrocode.outcome import Status
+from necrocode.outcome import CANCELLED, WAITING, Status
 from necrocode.retry import Policy
 from necrocode.task import Task
 
@@ -106,18 +106,21 @@ class Life:
     """One task's life so far. `stage` is where a running attempt is: starting, working, or blocked; `stopped_as` is
     what it will have been once a stopping attempt has ended."""
 
-    # Defaults of the class, since most tasks never have any other.
-    status = Status.WAITING
-    stopped_as = Status.CANCELLED
-    reason = stage = ""
-    attempt = failures = losses = 0
-    value: Any = None
-    error: Any = None
-    moves: tuple[Any, ...] = ()
-    """Moment, status and reason of each, one after the other."""
+    # With slots: an instance whose attributes come later than its making gets a dict besides.
+    __slots__ = (
+        "attempt", "entry", "error", "failures", "id", "key", "losses", "moves", "reason", "stage", "status",
+        "stopped_as", "value",
+    )  # fmt: skip
 
     def __init__(self, entry: Entry, position: int) -> None:
         self.id, self.entry, self.key = entry.id, entry, (-entry.priority, position)
+        self.status, self.stopped_as = WAITING, CANCELLED
+        self.reason = self.stage = ""
+        self.attempt = self.failures = self.losses = 0
+        self.value: Any = None
+        self.error: Any = None
+        self.moves: tuple[Any, ...] = ()
+        """Moment, status and reason of each, one after the other."""
 
     @property
     def story(self) -> tuple[str, ...]:

@@ -29,13 +29,15 @@ class Status(StrEnum):
 
     @property
     def is_final(self) -> bool:
-        return self in _FINAL
+        return self in FINAL
 
 
-WAITING, RUNNING, STOPPING, DONE = Status.WAITING, Status.RUNNING, Status.STOPPING, Status.DONE
+WAITING, RUNNING, STOPPING, DONE, CANCELLED = (
+    Status.WAITING, Status.RUNNING, Status.STOPPING, Status.DONE, Status.CANCELLED,
+)  # fmt: skip
 """Where nearly every task stands once. In Python 3.11 a look at them through their class costs as much as a call."""
 
-_FINAL = frozenset({Status.DONE, Status.FAILED, Status.TIMED_OUT, Status.CANCELLED})
+FINAL = frozenset({Status.DONE, Status.FAILED, Status.TIMED_OUT, Status.CANCELLED})
 
 
 class Outcome(NamedTuple):

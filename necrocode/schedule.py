@@ -17,7 +17,7 @@ from typing import Any
 from necrocode.dependencies import Dependencies
 from necrocode.errors import ConfigError
 from necrocode.life import ENDED_AS, MOVES, Alarms, Entry, GiveUp, InvalidMove, Life, Stages, Standing, Start, Stop
-from necrocode.outcome import DONE, RUNNING, STOPPING, WAITING, Status
+from necrocode.outcome import DONE, FINAL, RUNNING, STOPPING, WAITING, Status
 from necrocode.turns import Behind, Turns
 
 __all__ = ["MOVES", "Behind", "Entry", "GiveUp", "Instruction", "InvalidMove", "Schedule", "Standing", "Start", "Stop"]
@@ -97,7 +97,7 @@ class Schedule:
 
     def forget(self, task_id: str) -> None:
         """Drop a task that has ended: its id is free, and what is added to come after it will be given up."""
-        if self._lives[task_id].status.is_final:
+        if self._lives[task_id].status in FINAL:
             del self._lives[task_id]
 
     def adopt(self, task_id: str, attempt: int, now: float) -> None:

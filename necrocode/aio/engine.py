@@ -12,7 +12,7 @@ from collections import deque
 from typing import Any, Protocol
 
 from necrocode.life import Entry, GiveUp, Start, Stop
-from necrocode.outcome import Status
+from necrocode.outcome import DONE, Status
 from necrocode.schedule import Schedule
 from necrocode.turns import Behind
 
@@ -54,8 +54,11 @@ class Engine:
         self._ids: dict[asyncio.Future[Any], str] = {}
         self._alarm: asyncio.TimerHandle | None = None
         self._turning = False
+        self._tell_end = self._over  # bound once, not for each attempt
         self._returning: deque[tuple[str, asyncio.Future[None]]] = deque()
         self.grace = grace
+        self.now = self._loop.time()
+        """The moment, on the loop's clock, of the end or the turn that the engine is about."""
         self.deaf: list[str] = []
         """Tasks whose last attempt went on in spite of being cancelled, and was given up."""
 
@@ -121,18 +124,20 @@ class Engine:
 
     def _turn(self) -> None:
         self._turning = False
-        now = self._loop.time()
+        self.now = now = self._loop.time()
         while self._returning and self.schedule.has_slot:
             task_id, future = self._returning.popleft()
             if not future.done():
                 self.schedule.admitted(task_id, now)
                 future.set_result(None)
-        for order in self.schedule.orders(now):
+        orders = deque(self.schedule.orders(now))
+        while orders:
+            order = orders.popleft()  # and dropped: the fewer objects at once, the fewer collections of garbage
             if isinstance(order, Start):
                 attempt = self._work.begin(order.task_id, order.attempt)
                 self._running[order.task_id] = attempt
                 self._ids[attempt] = order.task_id
-                attempt.add_done_callback(self._over, context=self._context)
+                attempt.add_done_callback(self._tell_end, context=self._context)
             elif isinstance(order, Stop):
                 self._stop(order.task_id, self._running.get(order.task_id), now + self.grace)
             elif isinstance(order, GiveUp):
@@ -144,10 +149,11 @@ class Engine:
     def _stop(self, task_id: str, attempt: asyncio.Future[Any] | None, until: float) -> None:
         if attempt is None or self._running.get(task_id) is not attempt:
             return  # it has ended
-        if self._loop.time() < until:
+        self.now = now = self._loop.time()
+        if now < until:
             attempt.cancel()
-            left = until - self._loop.time()
-            self._loop.call_later(min(_AGAIN, left), self._stop, task_id, attempt, until, context=self._context)
+            soon = min(_AGAIN, until - now)
+            self._loop.call_later(soon, self._stop, task_id, attempt, until, context=self._context)
             return
         self.deaf.append(task_id)
         del self._ids[attempt]
@@ -167,9 +173,10 @@ class Engine:
         if task_id is None:
             return  # given up as deaf
         del self._running[task_id]
+        self.now = now = self._loop.time()
         error = asyncio.CancelledError() if future.cancelled() else future.exception()
         if error is None:
-            status = self.schedule.finished(task_id, None, self._loop.time())
+            status = self.schedule.finished(task_id, None, now)
             self._end(task_id, status, future.result(), None)
         else:
             self._failed(task_id, error)
@@ -177,7 +184,7 @@ class Engine:
             self.go()
 
     def _failed(self, task_id: str, error: BaseException) -> None:
-        now, schedule = self._loop.time(), self.schedule
+        now, schedule = self.now, self.schedule
         if isinstance(error, asyncio.CancelledError):
             schedule.cancel(task_id, now, "it cancelled itself")  # nothing when it was we who stopped it
         status = schedule.failed(task_id, type(error).__name__, now, retry=self._work.may_retry(task_id, error))
@@ -187,5 +194,5 @@ class Engine:
             self._end(task_id, status, None, error)
 
     def _end(self, task_id: str, status: Status, value: Any, error: BaseException | None) -> None:
-        reason = "" if status is Status.DONE else self.schedule.standing(task_id).reason
+        reason = "" if status is DONE else self.schedule.standing(task_id).reason
         self._work.ended(task_id, status, value, error, reason)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from concurrent.futures import Executor
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from necrocode import aio
 from necrocode.errors import TaskTimeoutError
 from necrocode.life import Entry
-from necrocode.outcome import Status
+from necrocode.outcome import DONE, Status
 from necrocode.parallel.member import CircuitOpenError, Member, told
 from necrocode.parallel.models import ErrorStrategy, ExecutionResult
 from necrocode.parallel.state import here
@@ -31,8 +32,8 @@ class Run:
     """The one run of a group; what the engine works for."""
 
     def __init__(
-        self, manager: ParallelExecutionManager, policy: Policy, breaker: CircuitBreaker | None,
-        executor: Executor | None, grace: float,
+        self, manager: ParallelExecutionManager, members: dict[str, Member], policy: Policy,
+        breaker: CircuitBreaker | None, executor: Executor | None, grace: float,
     ) -> None:  # fmt: skip
         self._manager, self._group = manager, manager.group
         self._breaker, self._executor = breaker, executor
@@ -41,7 +42,7 @@ class Run:
         self._threads = aio.Threads()
         self._tell = Teller(manager.execution_state, self._group)
         self._bus = manager.execution_state.event_bus
-        self._members = {member.id: member for member in manager.tasks}
+        self._members = members
         self._left = len(self._members)
         self._failure: BaseException | None = None
         self._troubled = self._loop.create_future()
@@ -50,24 +51,34 @@ class Run:
         self._leaving: asyncio.Task[None] | None = None
         self.arrived: list[Member] = []
         self._engine = aio.Engine(Schedule(limit=self._group.max_workers), self, grace)
-        self._begin(policy)
+        self._policy = policy
+        self._coming = iter(self._begin())
+        self._let_come(self._group.max_workers)
 
-    def _begin(self, policy: Policy) -> None:
+    def _begin(self) -> list[Member]:
+        """The members that have to be carried out; those that a restored state tells of have ended with it."""
         self._group.total = self._left
         self._group.mark_started()
         self._tell.group_started()
         self._alarm = self._group.timeout and self._loop.call_later(self._group.timeout, self._time_is_up)
-        address, add = f"{self._group.address}/", self._engine.schedule.add
-        for member in self._members.values():
-            member.address = address + member.id
-            stored = self._tell.stored(member) if self._tell.replaying else None
-            if stored is not None:
-                member.discard()
-                self._group.count("completed")
-                self._group.count("replayed")
-                self._note(member, stored)
-            else:
-                add(Entry(member.id, 0, (), (), None, policy))
+        if not self._tell.replaying:
+            return self._manager.tasks
+        return [member for member in self._manager.tasks if not self._replayed(member)]
+
+    def _replayed(self, member: Member) -> bool:
+        stored = self._tell.stored(member)
+        if stored is not None:
+            member.discard()
+            self._group.count("completed")
+            self._group.count("replayed")
+            self._note(member, stored)
+        return stored is not None
+
+    def _let_come(self, count: int | None) -> None:
+        """So many more members, in order (None: all), into the schedule: it has no more of them than may have to start
+        when a worker gets free, since each costs memory there."""
+        for member in islice(self._coming, count):
+            self._engine.schedule.add(Entry(member.id, 0, (), (), None, self._policy))
 
     def go(self) -> None:
         """Start what may start; before, nothing does."""
@@ -107,6 +118,7 @@ class Run:
         if self._alarm:
             self._alarm.cancel()
         try:
+            self._let_come(None)
             await self._engine.close(reason)
             self._manager.left = (*self._engine.deaf, *await self._threads.ended(min(1.0, self._engine.grace)))
         finally:
@@ -126,6 +138,7 @@ class Run:
         self._wake()
 
     def cancel(self, reason: str) -> None:
+        self._let_come(None)  # to be told that they will not start
         self._engine.abort(reason)
 
     def _time_is_up(self) -> None:
@@ -136,7 +149,7 @@ class Run:
     def _trouble(self, error: BaseException, reason: str) -> None:
         if self._failure is None and self._leaving is None:
             self._failure = error
-            self._engine.abort(reason)
+            self.cancel(reason)
             self._troubled.set_result(None)
             self._wake()
 
@@ -163,8 +176,9 @@ class Run:
 
     def retrying(self, task_id: str, error: BaseException) -> None:
         member = self._members[task_id]
-        member.ends(self._loop.time())
+        member.ends(self._engine.now)
         self._tell.retrying(member, told(error))
+        self._let_come(1)  # it waits without a worker
 
     def behind(self, order: Behind) -> None:
         """Members claim nothing."""
@@ -172,8 +186,9 @@ class Run:
     def ended(self, task_id: str, status: Status, value: Any, error: BaseException | None, reason: str) -> None:
         member = self._members[task_id]
         self._engine.schedule.forget(task_id)
-        seconds = member.ends(self._loop.time())
-        if status is Status.DONE:
+        self._let_come(1)
+        seconds = member.ends(self._engine.now)
+        if status is DONE:
             self._succeeded(member, value, seconds)
         elif status is Status.CANCELLED:
             if not member.attempts:

@@ -98,7 +98,8 @@ class ParallelExecutionManager:
             raise RuntimeError("this group has started: add everything before gather() or stream(), or open another")
         if name is not None and not isinstance(name, str):
             raise TypeError(f"a name is a text, not {name!r}")
-        member = Member(len(self.tasks), name, checked_work(coro, retries=bool(self._policy.retries)))
+        work = checked_work(coro, retries=bool(self._policy.retries))
+        member = Member(len(self.tasks), name, self.group.address, work)
         if member.id in self._names:
             member.discard()
             raise ValueError(f"there is a member {member.id!r} already; give each its own name")
@@ -151,7 +152,7 @@ class ParallelExecutionManager:
         if self._run is None:
             if self._closed:
                 raise RuntimeError("this group is over; open another")
-            self._run = Run(self, self._policy, self._breaker, self._executor, self._grace)
+            self._run = Run(self, self._names, self._policy, self._breaker, self._executor, self._grace)
             if start:
                 self._run.go()
         return self._run

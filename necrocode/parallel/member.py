@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Coroutine
 from concurrent.futures import Executor
 from functools import partial
+from types import CoroutineType
 from typing import Any
 
 from necrocode import aio
@@ -30,11 +31,11 @@ class Member:
 
     __slots__ = ("address", "attempts", "context", "id", "index", "name", "result", "since", "spent", "work")
 
-    def __init__(self, index: int, name: str | None, work: Any) -> None:
+    def __init__(self, index: int, name: str | None, group: str, work: Any) -> None:
         self.index, self.name, self.work = index, name, work
         self.id = str(index) if name is None else name
         self.context: Any = contextvars.copy_context()
-        self.address = ""
+        self.address = f"{group}/{self.id}"
         self.attempts = 0
         self.since: float | None = None
         self.spent = 0.0
@@ -43,7 +44,7 @@ class Member:
     def begin(self, threads: aio.Threads, executor: Executor | None) -> Coroutine[Any, Any, Any]:
         """One attempt, as a coroutine."""
         work = self.work
-        if asyncio.iscoroutine(work):
+        if isinstance(work, CoroutineType):
             return work
         if inspect.isawaitable(work):
             return _awaited(work)

@@ -17,6 +17,7 @@ from necrocode.parallel.models import (
 )
 from necrocode.parallel.state import ExecutionState
 
+_DONE = ExecutionStatus.COMPLETED  # looked up once, not for each member
 _END = {
     GroupStatus.COMPLETED: (EventType.GROUP_COMPLETED, ExecutionStatus.COMPLETED),
     GroupStatus.FAILED: (EventType.GROUP_FAILED, ExecutionStatus.FAILED),
@@ -29,6 +30,7 @@ class Teller:
 
     def __init__(self, state: ExecutionState, group: ParallelEventGroup) -> None:
         self._history, self._bus, self._group = state.history, state.event_bus, group
+        self._keep, self._group_id = state.history.add, group.group_id
         self.replaying = state.history.has_stored
         state.groups.append(group)
 
@@ -69,14 +71,11 @@ class Teller:
             self._about(member, ExecutionStatus.RETRYING, message=error)
 
     def ended(self, member: Member, result: ExecutionResult) -> None:
-        status = (
-            ExecutionStatus.COMPLETED if result.ok
-            else ExecutionStatus.CANCELLED if result.cancelled else ExecutionStatus.FAILED
-        )  # fmt: skip
+        status = _DONE if result.ok else ExecutionStatus.CANCELLED if result.cancelled else ExecutionStatus.FAILED
         if not result.is_replayed:
-            self._history.add(
+            self._keep(
                 HistoryEntry(
-                    member.address, status, self._group.group_id, member.index, result.result, result.erro_message,
+                    member.address, status, self._group_id, member.index, result.result, result.erro_message,
                     member.attempts, clock.wall() - result.execution_time, result.execution_time,
                 )
             )  # fmt: skip
@@ -89,7 +88,7 @@ class Teller:
     def _about(self, member: Member, status: ExecutionStatus, **more: Any) -> None:
         self._bus.tell(
             ExecutionEvent(
-                actor=member.id, address=member.address, execution_status=status, group_id=self._group.group_id,
+                actor=member.id, address=member.address, execution_status=status, group_id=self._group_id,
                 parallel_index=member.index, is_parallel=True, total=self._group.total, **more,
             )
         )  # fmt: skip

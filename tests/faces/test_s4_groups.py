@@ -171,6 +171,9 @@ def test_an_error_message_has_both_names():
     assert result.erro_message == result.error_message == "why"
     again = parallel.ExecutionResult.model_validate_json(result.model_dump_json())
     assert again == result
+    assert parallel.ExecutionResult.model_validate({"erro_message": "why", "ok": False}) == result
+    failed = parallel.ExecutionResult(ok=False, error=OSError("why"))
+    assert "error" not in failed.model_dump() and failed.model_dump()["ok"] is False
 
 
 # ---- limits
