@@ -6,6 +6,7 @@ before the cut counts. The next child finds itself in another boot, looks for al
 
 from __future__ import annotations
 
+import ctypes
 import os
 import random
 import select
@@ -17,10 +18,11 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from necrocode import git, journal, workspace
 from necrocode.claim import Claim
+from necrocode.fleet import Fleet
 from necrocode.lease import Request
 from necrocode.ledger.files import FileLedger
 from necrocode.ledger.terms import read_terms
@@ -31,13 +33,16 @@ from necrocode.runs import Plan, attempt_folder, attempts_of_all, runs
 from necrocode.statedir import put, to_json
 from necrocode.task import Task
 from necrocode.testing import check
-from tests.soak.grounds import cut_power, lacking_loop, make_image, mount_image, own_mounts, unmount
+from tests.soak.grounds import bind, cut_power, lacking_loop, make_image, mount_image, own_mounts, unmount
 from tests.soak.part import Part, Soak
 
 KINDS = {"ext4": 2 / 3, "xfs": 1 / 3}
 _LONGEST = 0.016
 """Seconds that a child may work until the cut; one that also commits with git has more."""
 _GIT_EVERY, _GIT_TAKES = 20, 25
+_FLEET_EVERY, _FLEET_TAKES = 150, 50
+_BOOT_ID = "/proc/sys/kernel/random/boot_id"
+_SUBREAPER = 36
 _CLEAR_EVERY, _CLEAR_GIT_EVERY = 20, 10 * _GIT_EVERY
 """Lives after which everything has been looked at often enough."""
 _WHO = ("-c", "user.name=a", "-c", "user.email=a@example.org")
@@ -59,6 +64,10 @@ Say = Callable[[str], None]
 
 def play(soak: Soak) -> None:
     own_mounts()
+    ctypes.CDLL(None).prctl(_SUBREAPER, 1, 0, 0, 0)  # whoever outlives a child of ours is ours to end
+    boot = soak.place / "boot_id"
+    boot.touch()
+    bind(boot, _BOOT_ID)
     chance, place = soak.chance(), soak.place / "disk"
     place.mkdir()
     for kind, share in KINDS.items():
@@ -79,6 +88,7 @@ def _cuts(soak: Soak, kind: str, count: int, image: Path, place: Path, chance: r
     promised, acks = Promised(), 0
     _furnish(place)
     for at in range(count + 1):
+        (soak.place / "boot_id").write_text(f"{at:08x}-0000-4000-8000-{os.getpid():012x}\n")
         life = Life(place, promised, at, chance.randrange(1 << 30))
         for why in (news := life.until_ready()):
             soak.history.broken(f"{kind}, cut {at}: {why}")
@@ -89,7 +99,7 @@ def _cuts(soak: Soak, kind: str, count: int, image: Path, place: Path, chance: r
             promised = Promised(promised.token, promised.limit, commits=promised.commits)
         if at % _CLEAR_GIT_EVERY == _CLEAR_GIT_EVERY - 1:
             promised = promised._replace(commits={})
-        time.sleep(chance.uniform(0.0, _LONGEST) * (_GIT_TAKES if at % _GIT_EVERY == 0 else 1))
+        time.sleep(chance.uniform(0.0, _LONGEST) * _times(at))
         said = life.cut()
         acks += len(said)
         promised = _with(promised, said)
@@ -97,6 +107,10 @@ def _cuts(soak: Soak, kind: str, count: int, image: Path, place: Path, chance: r
         mount_image(image, place, kind)
         soak.history.injected(kind)
     soak.history.note(f"{kind}: {acks} acknowledged changes")
+
+
+def _times(at: int) -> int:
+    return _FLEET_TAKES if at % _FLEET_EVERY == 1 else _GIT_TAKES if at % _GIT_EVERY == 0 else 1
 
 
 def _furnish(place: Path) -> None:
@@ -121,7 +135,6 @@ class Life:
         if self._child == 0:
             try:
                 os.close(self._place)  # nothing of it may keep the disk
-                os.setpgid(0, 0)
                 _live(place, promised, at, random.Random(seed), lambda line: _write(told, line))
             finally:
                 os._exit(1)
@@ -151,10 +164,11 @@ class Life:
         return said
 
     def end(self) -> None:
-        for target in (os.killpg, os.kill):
-            with suppress(ProcessLookupError):
-                target(self._child, signal.SIGKILL)
-        os.waitpid(self._child, 0)
+        """Whatever lived on that machine."""
+        while children := Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
+            for child in map(int, children):
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
         os.close(self._heard)
         os.close(self._place)
 
@@ -193,11 +207,13 @@ def _with(promised: Promised, said: list[str]) -> Promised:
 
 
 def _live(place: Path, promised: Promised, at: int, chance: random.Random, say: Say) -> None:
-    who._boot, who._ours = f"boot-{at}", None
+    who._boot, who._ours = "", None
     try:
         _look(place, promised)
         if (at - 1) % _GIT_EVERY == 0:
             _look_at_commits(place, promised)
+        if (at - 1) % _FLEET_EVERY == 1:
+            _resume(place, promised)
         if at % _CLEAR_EVERY == _CLEAR_EVERY - 1:
             _clear(place / "state")
             say("cleared")
@@ -229,7 +245,7 @@ def _look(place: Path, promised: Promised) -> None:
         outcome = read_result(Path(folder))
         assert outcome and outcome.exit_code == code, f"{folder}: {outcome}"
     for run_id in promised.plans:
-        assert len(Plan.load(state, run_id).tasks) == 2
+        assert len(Plan.load(state, run_id).tasks) >= 2
     for run_id in runs(state):
         Plan.load(state, run_id)
         for folders in attempts_of_all(state, run_id).values():
@@ -242,6 +258,18 @@ def _look(place: Path, promised: Promised) -> None:
         other = FileLedger(fresh)
         other.release(other.register(Request("first")))
         shutil.rmtree(fresh)
+
+
+def _resume(place: Path, promised: Promised) -> None:
+    """What the machine was in the middle of when it went down is gone on with; what was done is not done again."""
+    ledger = FileLedger(place / "state")
+    for run_id in [one for one in runs(ledger.state) if one.startswith("f")]:
+        told = {Path(folder).name for folder in promised.results if Path(folder).parent.name == run_id}
+        before = set(os.listdir(ledger.state.runs / run_id))
+        outcomes = Fleet(Plan.load(ledger.state, run_id), ledger).run()
+        assert all(outcome.ok for outcome in outcomes.values()), outcomes
+        again = {name.partition(".")[0] for name in set(os.listdir(ledger.state.runs / run_id)) - before}
+        assert not again & {name.partition(".")[0] for name in told}, f"{again} were done again, {told} were done"
 
 
 def _look_at_quarantine(folder: Path) -> None:
@@ -268,6 +296,8 @@ def _clear(state: Path) -> None:
 def _works(place: Path, at: int, chance: random.Random, say: Say) -> Iterator[None]:
     ledger, count = FileLedger(place / "state"), 0
     kinds = [_run, _run, _lease, _limit, _fresh]
+    if at % _FLEET_EVERY == 1:
+        yield _fleet(place, at, ledger, say)
     if at % _GIT_EVERY == 0:
         yield _git(place, at, ledger, say)
     while True:
@@ -310,6 +340,22 @@ def _run(place: Path, name: str, ledger: FileLedger, say: Say) -> None:
 def _fresh(place: Path, name: str, ledger: FileLedger, say: Say) -> None:
     """A state directory that is made just now."""
     FileLedger(place / f"fresh-{name}")
+
+
+def _fleet(place: Path, at: int, ledger: FileLedger, say: Say) -> None:
+    """A run with runners of its own."""
+    state, run_id = ledger.state, f"f{at}"
+    tasks = tuple(Task(f"t{number}", command=("true",)) for number in range(150))
+    (state.runs / run_id).mkdir(mode=0o700)
+    plan = Plan(run_id, tasks, {task.id: () for task in tasks}, 4, mode="none")
+    plan.save(state)
+    say(f"plan {run_id}")
+
+    def heard(task_id: str, what: str, facts: dict[str, Any]) -> None:
+        if what == "finished" and facts["status"] == "done":
+            say(f"result {attempt_folder(state, run_id, task_id, facts['attempt'])} 0")
+
+    Fleet(plan, ledger, listener=heard).run()
 
 
 def _git(place: Path, at: int, ledger: FileLedger, say: Say) -> None:
