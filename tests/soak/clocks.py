@@ -107,7 +107,7 @@ def _true_time() -> float:
 
 def _steady(place: Path) -> None:
     ledger = FileLedger(place / "state")
-    lease = ledger.register(Request("steady", (Claim.file("src/**"),), heartbeat_timeout=5.0))
+    lease = ledger.register(Request("steady", (Claim.file("src/**"),), heartbeat_timeout=30.0))
     while True:
         ledger.renew(lease)
         time.sleep(0.02)
@@ -126,7 +126,7 @@ def _look(ledger: FileLedger, place: Path, at: int) -> None:
     else:
         raise AssertionError("what is held was given to another")
     waited = time.monotonic() - began
-    assert 0.004 <= waited < 3.0, f"waited {waited} s instead of 0.004"
+    assert 0.004 <= waited < 20.0, f"waited {waited} s instead of 0.004"
 
 
 def _silent_expires_in_time(ledger: FileLedger, at: int, jump: Callable[[], object]) -> None:
@@ -136,8 +136,8 @@ def _silent_expires_in_time(ledger: FileLedger, at: int, jump: Callable[[], obje
     began = time.monotonic()
     jump()
     assert ledger.sweep() == 0 or time.monotonic() - began >= 0.15, "revoked too early"
-    wait_for(lambda: ledger.sweep() or not _stands(ledger, lease))
-    assert 0.14 <= time.monotonic() - began < 3.0, "revoked at a wrong time"
+    wait_for(lambda: ledger.sweep() or not _stands(ledger, lease), 20.0)
+    assert 0.14 <= time.monotonic() - began < 20.0, "revoked at a wrong time"
     try:
         ledger.release(lease)
     except LeaseLost:
@@ -263,7 +263,7 @@ def _after_boot(place: Path, root: Path, boot: str, claims: tuple[Claim, ...], t
 
 # -- runners that are put to sleep
 
-_AT_ONCE, _SILENCE = 20, 0.3
+_AT_ONCE, _SILENCE = 50, 2.0
 
 
 def _stopped(place: Path, history: History, wanted: int, seed: int) -> None:
@@ -285,13 +285,13 @@ def _stopped(place: Path, history: History, wanted: int, seed: int) -> None:
 
 def _put_to_sleep(root: Path, sleepers: list[int]) -> None:
     count, trouble = len(sleepers), root.with_suffix(".trouble")
-    wait_for(lambda: len(list(root.glob("ready.*"))) == count, 20.0, told=lambda: _text(trouble))
+    wait_for(lambda: len(list(root.glob("ready.*"))) == count, 60.0, told=lambda: _text(trouble))
     ledger = FileLedger(root)
     for child in sleepers:
         os.kill(child, signal.SIGSTOP)
     for child in sleepers:
         os.waitid(os.P_PID, child, os.WSTOPPED)
-    wait_for(lambda: ledger.sweep() * 0 + len(os.listdir(root / "fenced")) == count, 20.0)
+    wait_for(lambda: ledger.sweep() * 0 + len(os.listdir(root / "fenced")) == count, 60.0)
     assert check(root)
     others = ledger.register(Request("others", tuple(Claim.file(f"src/{n}") for n in range(count)), limit=1))
     for number in range(count):
@@ -303,7 +303,7 @@ def _put_to_sleep(root: Path, sleepers: list[int]) -> None:
     (root / "go").touch()
     for child in sleepers:
         os.kill(child, signal.SIGCONT)
-    wait_for(lambda: len(list(root.glob("lost.*"))) == count, 20.0, told=lambda: _text(trouble))
+    wait_for(lambda: len(list(root.glob("lost.*"))) == count, 60.0, told=lambda: _text(trouble))
     assert not trouble.exists(), _text(trouble)
     assert not list(root.glob("published.*")), "a runner published after its lease was revoked"
     for child in sleepers:
