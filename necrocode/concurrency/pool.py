@@ -38,6 +38,7 @@ _FINAL = {
     Status.TIMED_OUT: TaskStatus.FAILED,
     Status.CANCELLED: TaskStatus.CANCELLED,
 }
+_NONE: Mapping[str, Any] = {}  # one for all tasks without
 _RETURN_WHEN = ("ALL_COMPLETED", "FIRST_EXCEPTION", "FIRST_COMPLETED")
 
 
@@ -59,6 +60,7 @@ class WorkerPool:
         slots = self.config.slots(name)
         self._engine = Engine(workers, self.config.max_workers, tell=self._note, slots=slots, name=name)
         self._random = Random()
+        self._on_end, self._on_failure = self._settled, self._retry  # bound once, not for each task
         self._metrics: dict[str, TaskMetrics] = {}
         self._results: dict[str, TaskResult] = {}
         self._waits: dict[str, list[_Wait]] = {}
@@ -78,7 +80,7 @@ class WorkerPool:
 
         Raises PoolClosed (a RuntimeError) after shutdown, Unfit (a TypeError) for what cannot be called, or not be
         sent to a process."""
-        kwargs = {} if kwargs is None else kwargs
+        kwargs = _NONE if kwargs is None else kwargs
         if not isinstance(task_name, str):
             raise Unfit(f"the name {task_name!r} is no text", hint="submit_task(name, function, args, kwargs)")
         checked_work(task_fn, args, kwargs)
@@ -88,7 +90,7 @@ class WorkerPool:
         end = None if limit is None else limit + self._grace
         entry = Entry(task_id, priority, (), (), end, self._policy, self.config.retry_timeouts)
         packed = pack(task_fn, args, kwargs) if self._packs else b""
-        call = Call(entry, task_fn, tuple(args), kwargs, self._settled, limit, self._retry, packed, task_name)
+        call = Call(entry, task_fn, tuple(args), kwargs, self._on_end, limit, self._on_failure, packed, task_name)
         self._metrics[task_id] = TaskMetrics(task_id, task_name)
         try:
             self._engine.submit(call)

@@ -44,15 +44,15 @@ class Engine:
         self._facts: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self._lock, self._door, self._bell = threading.Lock(), threading.Lock(), threading.Lock()
         self._bell.acquire()
-        self._asleep = self._freed = False
+        self._asleep = self._freed = self._closing = self._over = False
         self._wake_at = self._now = self._wall = 0.0
         self._calls: dict[str, Call] = {}
         self._works: dict[str, Work] = {}
         self._waiting: dict[int, Callable[[], None]] = {}
         self._taken: set[int] = set()
         self._left: dict[int, Work] = {}
-        self._closing = self._over = False
         self._thread: threading.Thread | None = None
+        self._take_on, self._hear_end = self._add, self._ended  # bound once, not for each call
         workers.serve(self._tell_end)
 
     # from any thread
@@ -62,7 +62,7 @@ class Engine:
         with self._door:
             if self._closing:
                 raise PoolClosed(self._name)
-            self._post(self._add, call)
+            self._post(self._take_on, call)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._drive, name=f"{self._name}-engine", daemon=True)
                 self._thread.start()
@@ -104,9 +104,9 @@ class Engine:
         elif wait and threading.current_thread() is not thread and not self._workers.owns_this_thread():
             thread.join()
 
-    def _post(self, *fact: Any) -> None:
+    def _post(self, method: Callable[..., None], *facts: Any) -> None:
         """A fact for the engine's thread: what to call, and with what."""
-        self._facts.append((fact[0], fact[1:]))
+        self._facts.append((method, facts))
         self._ring()
 
     def _has_slot(self, work: Work, held: Held) -> None:
@@ -125,7 +125,7 @@ class Engine:
 
     def _tell_end(self, work: Work, caught: Caught) -> None:
         # Who has told of an end drives on, if nobody else does: the next attempt is its own, in the same thread.
-        self._facts.append((self._ended, (work, caught)))
+        self._facts.append((self._hear_end, (work, caught)))
         while self._facts and self._lock.acquire(blocking=False):
             try:
                 self._turn()
