@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -263,7 +264,7 @@ def _after_boot(place: Path, root: Path, boot: str, claims: tuple[Claim, ...], t
 
 # -- runners that are put to sleep
 
-_AT_ONCE, _SILENCE = 50, 2.0
+_AT_ONCE, _SILENCE = 50, 1.0
 
 
 def _stopped(place: Path, history: History, wanted: int, seed: int) -> None:
@@ -321,9 +322,11 @@ def _sleeper(root: Path, number: int) -> None:
     claims = (Claim.workspace(f"/w/{number}"), Claim.file(f"src/{number}"))
     lease = ledger.register(Request(f"s{number}", claims, heartbeat_timeout=_SILENCE))
     (root / f"ready.{number}").touch()
-    while not (root / "go").exists():
-        ledger.renew(lease)
-        time.sleep(0.02)
+    with suppress(LeaseLost):  # stopped between the look and the renewal
+        while not (root / "go").exists():
+            ledger.renew(lease)
+            time.sleep(0.02)
+    assert (root / "go").exists(), "lost before it was stopped"
     try:
         with ledger.publishing(lease):
             (root / f"published.{number}").touch()
