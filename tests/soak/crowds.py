@@ -25,8 +25,8 @@ from tests.soak.part import Part, Soak
 CROWD = 1000
 """Four times as many take sixteen times as long: each reads the whole line once when it comes, and once when it is the
 first of it."""
-INSIDE = 0.003
-"""Seconds with the slot: so that one too many would meet the others."""
+INSIDE = 0.03
+"""Seconds with the slot: long enough that all slots are taken at once, and one too many would be seen."""
 LIMIT = 8
 FAIR = 3.0
 """The longest wait is at most so many times the median one."""
