@@ -29,7 +29,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "proof.md"
 _MARKS = re.compile(r"(<!-- made by python -m tests.soak -->\n).*?(<!-- end -->\n)", re.DOTALL)
 
-PARTS = ("kills", "power", "commands", "model", "crowds", "full", "clocks", "gits", "agents")
+PARTS = ("kills", "power", "commands", "model", "clocks", "agents", "gits", "crowds", "full")
+"""In the order in which they are begun: the longest first, so that both lanes end at about the same time."""
 LANES = 2
 """Parts at once."""
 
