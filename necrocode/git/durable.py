@@ -15,11 +15,12 @@ _MANY = 200
 
 
 def sync_branch(name: str, base: str, *, common_dir: Path) -> None:
-    """Flush the branch, and the objects that it has over `base`, whoever made them.
+    """Flush the branch (if there is one), and the objects that it has over `base`, whoever made them.
 
     What our own calls of git make is flushed by git. An agent's git leaves loose objects to the system, and a power
     cut would leave them as empty files, on which every later git fails. Raises StateUnusable."""
-    said = run("rev-list", "--objects", f"refs/heads/{name}", f"^{base}", "--", cwd=common_dir).stdout
+    wanted = ("--objects", "--ignore-missing", f"refs/heads/{name}", f"^{base}")
+    said = run("rev-list", *wanted, "--", cwd=common_dir).stdout
     objects = [line.partition(" ")[0] for line in said.splitlines()]
     with told(common_dir):
         if len(objects) > _MANY:

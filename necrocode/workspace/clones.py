@@ -90,8 +90,7 @@ def commit(workspace: Workspace, message: str) -> str | None:
     For a shared clone the commit is made at home from the clone's files, without running git inside the clone. When
     the agent left the branch for one that continues it, the branch follows; raises ConfigError when it does not."""
     made = _committed(workspace, message)
-    if git.branch_exists(workspace.branch, cwd=workspace.repo.common_dir):
-        git.sync_branch(workspace.branch, workspace.base, common_dir=workspace.repo.common_dir)
+    git.sync_branch(workspace.branch, workspace.base, common_dir=workspace.repo.common_dir)
     return made
 
 
