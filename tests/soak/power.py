@@ -33,7 +33,7 @@ from necrocode.runs import Plan, attempt_folder, attempts_of_all, runs
 from necrocode.statedir import put, to_json
 from necrocode.task import Task
 from necrocode.testing import check
-from tests.soak.grounds import bind, cut_power, lacking_loop, make_image, mount_image, own_mounts, unmount
+from tests.soak.grounds import bind, cut_power, flush, lacking_loop, make_image, mount_image, own_mounts, unmount
 from tests.soak.part import Part, Soak
 
 KINDS = {"ext4": 2 / 3, "xfs": 1 / 3}
@@ -120,7 +120,7 @@ def _furnish(place: Path) -> None:
                  "-m", "first"]):  # fmt: skip
         subprocess.run(["git", *_WHO, *argv], check=True)
     FileLedger(place / "state")
-    os.sync()
+    flush(place)
 
 
 class Life:
