@@ -166,8 +166,8 @@ class Worker:
 
     def run(self) -> None:
         os.nice(10)  # the killer comes first: so it kills when it wants, not when the workers rest
-        ledger, number = FileLedger(self.place / "state"), 0
-        while os.getppid() != 1:
+        ledger, number, killer = FileLedger(self.place / "state"), 0, os.getppid()
+        while os.getppid() == killer:
             number += 1
             if tasks := os.listdir(self.place / "open"):
                 with suppress(Refused, LeaseLost):
