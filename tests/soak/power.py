@@ -37,9 +37,9 @@ from tests.soak.grounds import bind, cut_power, flush, lacking_loop, make_image,
 from tests.soak.part import Part, Soak
 
 KINDS = {"ext4": 2 / 3, "xfs": 1 / 3}
-_LONGEST = 0.016
+_LONGEST = 0.01
 """Seconds that a child may work until the cut; one that also commits with git has more."""
-_GIT_EVERY, _GIT_TAKES = 20, 25
+_GIT_EVERY, _GIT_TAKES = 40, 40
 _FLEET_EVERY, _FLEET_TAKES = 150, 50
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 _SUBREAPER = 36
