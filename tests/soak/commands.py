@@ -337,7 +337,7 @@ def _lacking() -> str:
 PART = Part(
     "the command line under strace, each of its system calls on the state killed or refused: it tells so, whatever "
     "others hold stays theirs, the next one goes on",
-    "faults (each call of 11 commands: killed, five errors, ENOSPC from there on; forked from a loaded process)",
+    f"faults (calls of {len(COMMANDS)} commands killed, six errors, ENOSPC from there on; forked from a loaded process)",
     10_200,
     play,
     _lacking,
