@@ -337,7 +337,7 @@ def _lacking() -> str:
 PART = Part(
     "the command line under strace, each of its system calls on the state killed or refused: it tells so, whatever "
     "others hold stays theirs, the next one goes on",
-    f"faults (calls of {len(COMMANDS)} commands killed, six errors, ENOSPC from there on; forked from a loaded process)",
+    f"faults ({len(COMMANDS)} commands: calls killed, six errors, ENOSPC from there on; in forks of a loaded process)",
     10_200,
     play,
     _lacking,
