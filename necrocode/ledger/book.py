@@ -40,8 +40,10 @@ class Book:
         self._terms: tuple[int, int, int] | None = None
 
     def sync(self) -> bool:
-        """Read what is new; True when the host's terms are."""
+        """Read what is new; True when somebody may be admitted for it: by other terms of the host, or because a
+        record can be read that could not be."""
         changed, news = self.sync_terms(), self._ring.news()
+        changed |= any([self._read_again(runner_id) for runner_id in sorted(self.view.unreadable)])
         if news is None:
             self._list()
             return changed
@@ -52,6 +54,17 @@ class Book:
         if self._ring.is_due():
             self._compare()
         return changed
+
+    def _read_again(self, runner_id: str) -> bool:
+        """Whether this live holder's record has become a record: its rights may have been mended."""
+        standing = self.view.standing[runner_id]
+        name, folder = LeaseName(*standing.name), "fenced" if standing.fenced else "runners"
+        try:
+            record = read_record(f"{self._root}/{folder}/{name}")
+        except (FileNotFoundError, Damaged):
+            return False
+        self.view.stand(standing_of(name, record, fenced=standing.fenced))
+        return True
 
     def _compare(self) -> None:
         """Whether the listings agree with the ring; nobody may believe it any more if they do not."""

@@ -831,6 +831,20 @@ class TestOverFiles:
             ("lease.released", "b"),
         ]
 
+    def test_a_record_that_can_be_read_again_is_in_nobodys_way(self, files: FileLedger, state_root: Path) -> None:
+        """As when somebody takes away the right to read it, and gives it back: no listing tells of that."""
+        FileLedger(state_root).register(request("a", "a.py"))
+        (record,) = (state_root / "runners").iterdir()
+        before, aside = os.stat(state_root / "runners"), state_root / "tmp" / "aside"
+        record.rename(aside)
+        record.symlink_to(aside)
+        thread = queued(files, "b", "b.py")
+        assert files.view.unreadable == {"a"}
+        aside.replace(record)
+        os.utime(state_root / "runners", ns=(before.st_atime_ns, before.st_mtime_ns))
+        assert thread.result().claims == (file("b.py"),)
+        check(state_root)
+
 
 def test_quotas_set_at_one_moment_are_all_there(state_root: Path, puppet: MakePuppet) -> None:
     """Each is changed inside the gate, beside whatever the others have said meanwhile."""
