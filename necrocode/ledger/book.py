@@ -43,7 +43,7 @@ class Book:
         """Read what is new; True when somebody may be admitted for it: by other terms of the host, or because a
         record can be read that could not be."""
         changed, news = self.sync_terms(), self._ring.news()
-        changed |= any([self._read_again(runner_id) for runner_id in sorted(self.view.unreadable)])
+        changed |= sum(map(self._read_again, sorted(self.view.unreadable))) > 0
         if news is None:
             self._list()
             return changed
