@@ -18,19 +18,19 @@ COUNT, ROUNDS = 10_000, 7
 
 def main() -> None:
     for workers in (4, 50):
-        pools = {"ThreadPoolExecutor": partial(_executor, workers), "WorkerPool": partial(_pool, workers)}
-        told(f"{COUNT} calls that do nothing, {workers} workers", _compared(pools), "ms")
+        pools = {"ThreadPoolExecutor": partial(by_executor, workers), "WorkerPool": partial(by_pool, workers)}
+        told(f"{COUNT} calls that do nothing, {workers} workers", compared(pools), "ms")
     for limit in (5, 100):
-        for work, does in ((_nothing_awaited, "do nothing"), (_turn, "wait for one turn of the loop")):
+        for work, does in ((nothing, "do nothing"), (_turn, "wait for one turn of the loop")):
             groups = {
-                "asyncio.gather": partial(_gathered, work),
+                "asyncio.gather": partial(by_gather, work),
                 "asyncio.gather and a semaphore": partial(_limited, work, limit),
-                "ExecutionState.parallel": partial(_group, work, limit),
+                "ExecutionState.parallel": partial(by_group, work, limit),
             }
-            told(f"{COUNT} coroutines that {does}, {limit} at once", _compared(groups), "ms")
+            told(f"{COUNT} coroutines that {does}, {limit} at once", compared(groups), "ms")
 
 
-def _compared(peers: dict[str, Callable[[], object]]) -> dict[str, list[float]]:
+def compared(peers: dict[str, Callable[[], object]]) -> dict[str, list[float]]:
     return interleaved({name: partial(_timed, peer) for name, peer in peers.items()}, ROUNDS)
 
 
@@ -39,24 +39,24 @@ def _timed(peer: Callable[[], object]) -> float:
     return timed(peer)
 
 
-def _nothing(number: int) -> int:
+def _same(number: int) -> int:
     return number
 
 
-def _executor(workers: int) -> None:
+def by_executor(workers: int) -> None:
     with ThreadPoolExecutor(workers) as pool:
-        futures = [pool.submit(_nothing, number) for number in range(COUNT)]
+        futures = [pool.submit(_same, number) for number in range(COUNT)]
         assert [future.result() for future in futures] == [*range(COUNT)]
 
 
-def _pool(workers: int) -> None:
+def by_pool(workers: int) -> None:
     with WorkerPool(WorkerPoolConfig(max_workers=workers)) as pool:
         for number in range(COUNT):
-            pool.submit_task("nothing", _nothing, (number,))
+            pool.submit_task("nothing", _same, (number,))
         assert [one.result for one in pool.wait_for_all()] == [*range(COUNT)]
 
 
-async def _nothing_awaited(number: int) -> int:
+async def nothing(number: int) -> int:
     return number
 
 
@@ -68,7 +68,7 @@ async def _turn(number: int) -> int:
 Work = Callable[[int], Coroutine[Any, Any, int]]
 
 
-def _gathered(work: Work) -> None:
+def by_gather(work: Work) -> None:
     async def all_of_them() -> None:
         assert await asyncio.gather(*(work(number) for number in range(COUNT))) == [*range(COUNT)]
 
@@ -87,7 +87,7 @@ def _limited(work: Work, limit: int) -> None:
     asyncio.run(all_of_them())
 
 
-def _group(work: Work, limit: int) -> None:
+def by_group(work: Work, limit: int) -> None:
     async def all_of_them() -> None:
         async with ExecutionState().parallel(max_workers=limit) as group:
             for number in range(COUNT):

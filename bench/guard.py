@@ -11,10 +11,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
+from bench import faces
 from bench.compare import interleaved, machine, place, timed
 from bench.ledger import Table, growth
 from necrocode.claim import Claim
@@ -30,6 +32,10 @@ HEARTBEAT = 6.0
 """Against one write in place and one look at a file's entry, which is what it is made of."""
 IMPORT = 4.0
 """`import necrocode` against python alone; the target is 30 ms more."""
+POOL = 2.5
+"""Calls through a WorkerPool against a bare ThreadPoolExecutor; the target is 2."""
+GROUP = 4.0
+"""Coroutines through a group of `necrocode.parallel` against asyncio.gather; the target is 3."""
 LOOKS = 3
 
 
@@ -94,12 +100,21 @@ def importing() -> float:
     return median(samples["ours"]) / median(samples["bare"])
 
 
+def _face(ours: Callable[[], object], bare: Callable[[], object]) -> float:
+    samples = faces.compared({"ours": ours, "bare": bare})
+    return median(samples["ours"]) / median(samples["bare"])
+
+
 BOUNDS = (
     Bound(f"changes beside {MANY} records against {FEW}", GROWTH, grows),
     Bound("register and release against SQLite", AGAINST_SQLITE, against_sqlite),
     Bound("a heartbeat against its two system calls", HEARTBEAT, heartbeat),
     Bound("import necrocode against python alone", IMPORT, importing),
-)
+    Bound("a worker pool against a bare one", POOL,
+          partial(_face, partial(faces.by_pool, 50), partial(faces.by_executor, 50))),
+    Bound("a group of coroutines against gather", GROUP,
+          partial(_face, partial(faces.by_group, faces.nothing, 100), partial(faces.by_gather, faces.nothing))),
+)  # fmt: skip
 
 
 def main() -> int:

@@ -38,6 +38,20 @@ SHOWN = (
     ("noop", "1000 commands, 8 at once", "necrocode run", "make -j", "1 000 commands that do nothing, 8 at once"),
     ("workspaces", "one workspace", "necrocode", "git", "a workspace of 10 000 files"),
     ("workspaces", "8 workspaces", "necrocode", "git", "eight of them"),
+    (
+        "faces",
+        "10000 calls that do nothing, 50",
+        "WorkerPool",
+        "ThreadPoolExecutor",
+        "10 000 calls through a worker pool",
+    ),
+    (
+        "faces",
+        "10000 coroutines that do nothing, 100",
+        "ExecutionState",
+        "asyncio.gather",
+        "10 000 coroutines as a group",
+    ),
 )
 """Bench, how its title begins, our row, the peer's row, and what README calls it."""
 
