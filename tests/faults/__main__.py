@@ -51,7 +51,7 @@ def main() -> int:
         env = {**os.environ, "NECROCODE_PROOF": str(proof), "NECROCODE_SEED": str(options.seed)}
         if options.thorough:
             env["NECROCODE_THOROUGH"] = "1"
-        argv = [sys.executable, "-m", "pytest", "-n", "2", "-q", "-r", "s", f"--junitxml={report}", "--timeout", "1200"]
+        argv = [sys.executable, "-m", "pytest", "-n", "4", "-q", "-r", "s", f"--junitxml={report}", "--timeout", "1200"]
         began = time.monotonic()
         code = subprocess.run([*argv, *TESTS], cwd=ROOT, env=env, check=False).returncode
         lines = [json.loads(line) for line in proof.read_text().splitlines()] if proof.exists() else []

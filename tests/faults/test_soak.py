@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from actors import run_clean
-from proofs import only_while_proving
+from proofs import only_when_thorough, only_while_proving
 
 from necrocode import admission
 
@@ -106,7 +106,7 @@ def test_a_little_of(part: str, share: float, least: int, tmp_path: Path) -> Non
     played(tmp_path, part, share, least)
 
 
-@only_while_proving
+@only_when_thorough  # what it is about, test_command_line does in each run of the gate
 @pytest.mark.skipif(not shutil.which("strace"), reason="not installed: strace (apt install strace)")
 def test_a_little_of_the_command_line(tmp_path: Path) -> None:
     played(tmp_path, "commands", 0.003, 25)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from actors import run_clean
-from proofs import THOROUGH, Proof
+from proofs import Proof, only_when_thorough
 
 from necrocode import git, workspace
 from necrocode.errors import NecrocodeError
@@ -67,7 +67,7 @@ def play(base: str, mode: workspace.Mode, fault: Fault) -> Report:
     )  # fmt: skip
 
 
-@pytest.mark.skipif(not THOROUGH, reason="takes minutes: NECROCODE_THOROUGH=1")
+@only_when_thorough
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("fault", FAULTS, ids=str)
 @pytest.mark.parametrize("mode", ["worktree", "clone"])
