@@ -364,7 +364,8 @@ def _git(place: Path, at: int, ledger: FileLedger, say: Say) -> None:
     branch, mode = f"{workspace.OURS}run/t{at}", "clone" if at % (2 * _GIT_EVERY) else "worktree"
     made = workspace.prepare(home, state_root=ledger.state.root, path=place / "work" / "t", branch=branch, base="main",
                              holder="r", mode=mode)  # type: ignore[arg-type]  # fmt: skip
-    (made.path / "new").write_text(f"{at}\n" * 500)
+    for number in range(1 + at % 30):
+        (made.path / f"new{number}").write_text(f"{at} {number}\n" * 500)
     if at // _GIT_EVERY % 4 > 1:  # the agent commits by itself, and leaves its objects to the system
         for argv in (["add", "."], [*_WHO, "commit", "-qm", "agent"]):
             subprocess.run(["git", *argv], cwd=made.path, check=True)
