@@ -129,7 +129,16 @@ def _measure(root: Path, state: Path, live: int) -> None:
     def registered() -> None:
         ledger.release(ledger.register(Request("bench", claims)))
 
+    lister = FileLedger(state)
+
+    def listed() -> None:
+        lister._door.ring.forget()
+        lease = lister.register(Request("bench", claims))
+        lister._door.ring.forget()
+        lister.release(lease)
+
     peers["necrocode"] = lambda: timed(registered)
+    peers["without the ring, listing each time"] = lambda: timed(listed)
     peers["SQLite WAL, same work"] = Table(root / "peer.db", live).round
     if live <= 1000:
         peers["filelock, JSON read anew"] = Filelock(root / "peer", live).round
