@@ -14,12 +14,14 @@ from necrocode import journal, lookup, runs
 from necrocode.errors import StateUnreadable
 from necrocode.ledger import lifeline
 from necrocode.lookup import Found
-from necrocode.order import read_result
+from necrocode.order import read_result, taken_by
 from necrocode.outcome import Outcome, Status
 from necrocode.statedir import StateDir, read
+from necrocode.vigil import is_gone
 
 _BEGINNING = 10.0
-"""Seconds between the plan of a run and its launcher's first sign, before it is taken for dead."""
+"""Seconds between the plan of a run and its launcher's first sign, and between an attempt and its runner's, before
+they are taken for dead."""
 
 
 class End(NamedTuple):
@@ -75,9 +77,9 @@ def _since(path: Path) -> float | None:
         return None
 
 
-def _is_young(plan: Path) -> bool:
+def _is_young(path: Path) -> bool:
     with suppress(FileNotFoundError):
-        return time.time() - plan.stat().st_mtime < _BEGINNING
+        return time.time() - path.stat().st_mtime < _BEGINNING
     return False
 
 
@@ -91,13 +93,21 @@ def _of_task(state: StateDir, found: Found, launcher: _Launcher, retries: int) -
     number, name = found.attempt or max(attempts, default=0), str(found)
     if number not in attempts:
         return _not_begun(name, launcher, found.task_id)
-    alive = lifeline.is_held(state.live / f"{found.run_id}.{found.task_id}.{number}")
+    alive = _is_carried(state, attempts[number], f"{found.run_id}.{found.task_id}.{number}")
     outcome = read_result(attempts[number])
     if outcome is None:
         return None if alive or launcher.lives else End(name, "lost", 1, "its runner died")
     if not (found.attempt or outcome.ok) and launcher.lives and not _is_last(attempts, launcher, retries, outcome):
         return _not_begun(name, launcher, found.task_id)
     return End(name, str(outcome.status), _code(outcome), outcome.error, outcome.seconds)
+
+
+def _is_carried(state: StateDir, folder: Path, runner_id: str) -> bool:
+    """Whether a runner is at it, also before it has its lease, or may just have been given it."""
+    if lifeline.is_held(state.live / runner_id):
+        return True
+    carrier = taken_by(folder)
+    return not is_gone(state, carrier, runner_id) if carrier else _is_young(folder / "task.json")
 
 
 def _not_begun(name: str, launcher: _Launcher, task_id: str) -> End | None:

@@ -17,6 +17,7 @@ import threading
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any, NamedTuple
 
 from necrocode.errors import ConfigError, LeaseLost, NecrocodeError, Refused, StateUnusable
@@ -27,6 +28,8 @@ from necrocode.process.who import stat
 KIND = "claim"
 """What the details of such a lease say of their kind."""
 _BEAT = 10.0
+_INSIST = 1.0
+"""Seconds after which one that should have given up is told again."""
 _LAUNCHERS = ("uv", "uvx")
 """Programs that only start us and end when we do; nothing can be held for them."""
 
@@ -127,20 +130,14 @@ def leave_holder(wish: Wish, owner: Owner, ledger: Callable[[], FileLedger]) -> 
             facts: dict[str, Any] = json.loads(said)
             return facts
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    except KeyboardInterrupt:
-        _end(child)
-        raise SystemExit(130) from None  # an interrupt reaches both, and the holder has told of it
-    except BaseException:
-        _end(child)
+    except BaseException as error:
+        os.waitpid(child, 0)  # the pipe is closed: nobody is left for whom it would hold anything
+        if isinstance(error, KeyboardInterrupt):
+            raise SystemExit(130) from None  # an interrupt reaches both, and the holder has told of it
         raise
     if code < 0:
         raise NecrocodeError(f"the holder was ended by signal {-code} before it held anything")
     raise SystemExit(code)
-
-
-def _end(child: int) -> None:
-    os.kill(child, signal.SIGTERM)  # it has not been waited for, so the number is still its own
-    os.waitpid(child, 0)
 
 
 def _hold(wish: Wish, owner: Owner, open_ledger: Callable[[], FileLedger], answer: int) -> None:
@@ -166,7 +163,12 @@ def _hold(wish: Wish, owner: Owner, open_ledger: Callable[[], FileLedger], answe
 def _registered(ledger: FileLedger, wish: Wish, owner: Owner, answer: int) -> Lease:
     """The lease; a wait for it ends with the process it is for, and with the one that asked."""
     over_read, over_write = os.pipe()
-    watchman = threading.Thread(target=_watch, args=(owner.descriptor, answer, over_read), daemon=True)
+    told = list[int]()
+    watchman = threading.Thread(target=_watch, args=(owner.descriptor, answer, over_read, told), daemon=True)
+
+    def end(number: int, frame: FrameType | None) -> None:
+        told.append(number)
+        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
 
     def on_wait(refused: Refused) -> None:
         if not watchman.is_alive():
@@ -174,6 +176,9 @@ def _registered(ledger: FileLedger, wish: Wish, owner: Owner, answer: int) -> Le
         if wish.on_wait:
             wish.on_wait(refused)
 
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, end)
     try:
         return ledger.register(wish.request, wait=wish.wait, timeout=wish.timeout, on_wait=on_wait)
     finally:
@@ -183,13 +188,21 @@ def _registered(ledger: FileLedger, wish: Wish, owner: Owner, answer: int) -> Le
         os.close(over_read)
 
 
-def _watch(owner: int, answer: int, over: int) -> None:
-    poller = select.poll()
+def _watch(owner: int, answer: int, over: int, told: list[int]) -> None:
+    poller, rest = select.poll(), select.poll()
     poller.register(owner, select.POLLIN)
     poller.register(answer, 0)  # POLLERR when nobody is left to read it
-    poller.register(over, 0)
-    if not any(descriptor == over for descriptor, _ in poller.poll()):
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+    for one in (poller, rest):
+        one.register(over, 0)
+    if any(descriptor == over for descriptor, _ in poller.poll()):
+        return
+    # Who has been told to end, as by a Ctrl-C that reaches all, is giving up what it waits for, and must not be cut
+    # short in that; but what a signal raises can be lost, when it comes at an odd moment.
+    main = threading.main_thread().ident or 0
+    if not told:
+        signal.pthread_kill(main, signal.SIGTERM)
+    while not rest.poll(_INSIST * 1000):
+        signal.pthread_kill(main, signal.SIGTERM)
 
 
 def _detach() -> None:

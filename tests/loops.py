@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+from necrocode.process import who
 from necrocode.testing import wait_for
 
 _OURS = ("parallel-", "command-", "task-", "heartbeat-")
@@ -63,10 +64,8 @@ async def until(fact: Callable[[], Any], within: float = 10.0) -> None:
 
 def is_alive(pid: int) -> bool:
     """Whether that process still does something; a zombie does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+    seen = who.stat(pid)
+    return seen is not None and not seen.ended
 
 
 def pid_in(path: Path) -> int:

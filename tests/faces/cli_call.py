@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+from necrocode.process import who
+
 ROOT = Path(__file__).resolve().parents[2]
 Fact = TypeVar("Fact")
 
@@ -78,11 +80,9 @@ def calls(state: Path, where: Path) -> Iterator[Cli]:
 
 
 def is_alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return state not in "ZX"
+    """Whether anything of that process is left: its main thread may be a zombie while others hold its files."""
+    seen = who.stat(pid)
+    return seen is not None and not seen.ended
 
 
 def kill(pid: int) -> None:

@@ -126,6 +126,19 @@ def test_a_wait_ends_with_the_process_it_is_for(cli: Cli, owner) -> None:
     assert not FileLedger(cli.state).snapshot().waiting
 
 
+def test_an_interrupt_that_reaches_all_leaves_nothing(cli: Cli, owner) -> None:
+    """As a terminal does it: the one that was called, and the one that waits for it, are told at once."""
+    FileLedger(cli.state).register(Request("me", (Claim.parse("gpu:0"),)))
+    for _ in range(5):
+        argv = [sys.executable, "-m", "necrocode", "claim", "-q", "--pid", str(owner.pid), "gpu:0"]
+        waiter = subprocess.Popen(argv, cwd=cli.where, env=cli.environment(), start_new_session=True)
+        cli.started.append(waiter)
+        until(lambda: FileLedger(cli.state).snapshot().waiting)
+        os.killpg(waiter.pid, signal.SIGINT)
+        assert waiter.wait(30) == 130
+        assert os.listdir(cli.state / "queue") == []
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_an_interrupted_wait_leaves_nothing(cli: Cli, owner, number: signal.Signals) -> None:
     ledger = FileLedger(cli.state)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -11,8 +12,13 @@ from pathlib import Path
 import pytest
 from cli_call import Cli, calls, kill, until
 
-from necrocode.runs import runs
-from necrocode.statedir import StateDir
+from necrocode.ending import ends
+from necrocode.lookup import Found
+from necrocode.order import take
+from necrocode.process import identity
+from necrocode.runs import Plan, attempt_folder, runs
+from necrocode.statedir import StateDir, put, to_json
+from necrocode.task import Task
 
 
 @pytest.fixture
@@ -104,6 +110,26 @@ def test_a_run_that_lost_its_launcher_ends_with_its_runners(cli: Cli) -> None:
     told = cli.json("wait", run)
     assert {end["name"]: end["status"] for end in told["ended"]} == {f"{run}/slow": "done", f"{run}/later": "not_begun"}
     assert told["exit_code"] == 1
+
+
+def test_who_took_an_attempt_and_has_no_lease_yet_is_not_lost(state_root: Path) -> None:
+    """Its launcher has died in that very moment."""
+    state = StateDir(state_root)
+    (state.runs / "r").mkdir()
+    Plan("r", (Task("t", command=("true",)),), {"t": ()}, 1, mode="none").save(state)
+    (state.runs / "r" / "launcher.json").write_text('{"since": 1.0}')
+    folder = attempt_folder(state, "r", "t", 1)
+    folder.mkdir()
+    (folder / "task.json").touch()
+    assert ends(state, Found("r", "t")) is None, "it may have been handed over just now"
+    os.utime(folder / "task.json", (1, 1))
+    assert [end.status for end in ends(state, Found("r", "t")) or ()] == ["lost"]
+    take(folder)
+    assert ends(state, Found("r", "t")) is None
+    (folder / "runner.json").unlink()
+    ours = identity()
+    put(folder / "runner.json", to_json(ours._replace(start_ticks=ours.start_ticks - 1)._asdict()))
+    assert [end.status for end in ends(state, Found("r", "t")) or ()] == ["lost"]
 
 
 def test_a_runner_is_waited_for(cli: Cli) -> None:
