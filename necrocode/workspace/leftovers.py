@@ -12,6 +12,7 @@ from typing import NamedTuple
 from necrocode import git
 from necrocode.errors import ConfigError, GitFailed, WorkspaceKept
 from necrocode.git import Repository
+from necrocode.workspace import torn
 from necrocode.workspace.clones import clone_records, fetched
 from necrocode.workspace.entries import listed
 from necrocode.workspace.place import Workspace
@@ -35,6 +36,7 @@ def list_leftovers(repository: Repository, state_root: Path) -> list[Leftover]:
     """All workspaces of this repository that necrocode made, living or not: the caller knows whose lease is gone.
 
     Each can be given to `retire`; what cannot be judged counts as dirty."""
+    torn.mend(repository, state_root)
     return [_judged(left) for left in all_found(repository, state_root)]
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from necrocode import git
 from necrocode.errors import ConfigError
 from necrocode.git import Repository
+from necrocode.workspace import torn
 from necrocode.workspace.checkout import cloned, linked
 from necrocode.workspace.entries import CameBack, git_link
 from necrocode.workspace.included import copy_included
@@ -48,6 +49,7 @@ def prepare(
     if mode == "clone":
         _check_shareable(repository)
     place = Path(os.path.realpath(path))
+    torn.mend(repository, state_root)
     with ExitStack() as undo:
         with git.checkout_turn(state_root):
             start = git.rev_parse(base, cwd=repository.root)

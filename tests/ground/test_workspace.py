@@ -937,6 +937,25 @@ def test_an_entry_that_breaks_every_git_of_the_repository_is_removed(home, missi
     assert sorted(home.entries()) == [home.folder / "t1", home.folder / "t2"]
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_branch_whose_file_a_power_cut_left_empty_is_put_back(home, whole):
+    """An agent's git flushes neither its branch nor, sometimes, its commit; others must not suffer from that."""
+    made = home.prepare()
+    first = commit(made.path)
+    second = commit(made.path, "more")
+    (home.root / ".git" / "refs" / "heads" / made.branch).write_bytes(b"")
+    if not whole:
+        lost = home.root / ".git" / "objects" / second[:2] / second[2:]
+        lost.chmod(0o600)
+        lost.write_bytes(b"")
+    (left,) = workspace.list_leftovers(home.repository, home.state)
+    assert git.rev_parse("HEAD", cwd=made.path) == (second if whole else first)
+    assert (left.workspace.branch, left.ahead) == (made.branch, 2 if whole else 1)
+    for mode in MODES:
+        other = home.prepare("t2", mode=mode)
+        assert workspace.retire(other, landed=False) == ()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("when", ["before", "orphan"])
 @pytest.mark.parametrize("mode", MODES)

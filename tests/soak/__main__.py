@@ -1,8 +1,8 @@
 """python -m tests.soak [PART ...] [--share S] [--seed N] [--history DIR] [--write]: the long tests.
 
 Plays the parts, two at once, each in a process of its own, checks their histories and prints a table. `--share 0.01`
-plays a hundredth of each. `--write` puts the table into docs/proof.md. `--check FILE ...` only checks histories that
-were kept. Ends with 1 when anything was wrong."""
+plays a hundredth of each. `--write` puts the rows of what was played into the table of docs/proof.md. `--check FILE
+...` only checks histories that were kept. Ends with 1 when anything was wrong."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -48,14 +48,15 @@ def main() -> int:
         return _check([Path(name) for name in options.check])
     if options.here:
         return _play_here(options)
-    began = time.monotonic()
     options.history.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(LANES) as lanes:
         played = list(lanes.map(lambda name: _play(name, options), options.part or PARTS))
-    table = _table(played, time.monotonic() - began, options)
-    print(table)
+    rows = {_part(one.name).goal: _row(one, options) for one in played}
+    print(_table(rows))
     if options.write:
-        PAGE.write_text(_MARKS.sub(lambda match: match[1] + table + match[2], PAGE.read_text()))
+        PAGE.write_text(
+            _MARKS.sub(lambda match: match[1] + _table(_kept(match[0]) | rows) + match[2], PAGE.read_text())
+        )
     return int(any(one.verdict.wrong for one in played))
 
 
@@ -128,20 +129,27 @@ def _check(paths: Sequence[Path]) -> int:
     return int(wrong > 0)
 
 
-def _table(played: Sequence[Played], seconds: float, options: argparse.Namespace) -> str:
-    rows = ["| goal | injected | | broken | seconds |", "|---|--:|---|--:|--:|"]
-    for one in played:
-        part, count = _part(one.name), f"{one.verdict.injected.total():,}".replace(",", " ")
-        what = ", ".join(f"{many:,} {kind}".replace(",", " ") for kind, many in sorted(one.verdict.injected.items()))
-        what = part.counts if len(one.verdict.injected) < 2 else f"{part.counts}: {what}"
-        if one.lacking:
-            rows.append(f"| {part.goal} | - | not played: no {one.lacking} here | - | - |")
-        else:
-            rows.append(f"| {part.goal} | {count} | {what} | {len(one.verdict.wrong)} | {one.seconds:.0f} |")
-    system = f"{platform.system()} {platform.release()}, Python {platform.python_version()}"
-    how = f"seed {options.seed}, share {options.share:g}; {seconds:.0f} s"
-    told = f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, {system}; {how}"
-    return "\n".join([told, "", *rows, ""])
+def _row(one: Played, options: argparse.Namespace) -> str:
+    part, count = _part(one.name), f"{one.verdict.injected.total():,}".replace(",", " ")
+    when = f"{datetime.now(UTC):%Y-%m-%d}, seed {options.seed}"
+    if one.lacking:
+        return f"| {part.goal} | - | not played: no {one.lacking} here | - | - | {when} |"
+    what = ", ".join(f"{many:,} {kind}".replace(",", " ") for kind, many in sorted(one.verdict.injected.items()))
+    what = part.counts if len(one.verdict.injected) < 2 else f"{part.counts}: {what}"
+    return f"| {part.goal} | {count} | {what} | {len(one.verdict.wrong)} | {one.seconds:.0f} | {when} |"
+
+
+def _kept(block: str) -> dict[str, str]:
+    """The rows that are there, by their goals."""
+    return {row.split(" | ")[0].removeprefix("| "): row for row in block.splitlines() if row.startswith("| ")}
+
+
+def _table(rows: Mapping[str, str]) -> str:
+    """Those of parts that there are, in their order."""
+    head = ["| goal | injected | | broken | seconds | when |", "|---|--:|---|--:|--:|---|"]
+    told = f"{os.cpu_count()} cores, {platform.system()} {platform.release()}, Python {platform.python_version()}"
+    goals = [_part(name).goal for name in PARTS]
+    return "\n".join([told, "", *head, *(rows[goal] for goal in goals if goal in rows), ""])
 
 
 if __name__ == "__main__":

@@ -284,6 +284,7 @@ def _look_at_commits(place: Path, promised: Promised) -> None:
     for branch, commit in promised.commits.items():
         assert git.is_ancestor(commit, f"refs/heads/{branch}", cwd=home), f"{branch} is not at {commit}"
         git.run("rev-list", "--objects", commit, cwd=home)
+    workspace.list_leftovers(git.open_repository(home), place / "state")  # as every run does
     git.run("fsck", "--connectivity-only", cwd=home)
 
 
