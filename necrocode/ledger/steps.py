@@ -18,6 +18,8 @@ from necrocode.errors import (
 from necrocode.lease import Holder, Lease, Request, RunnerInstance
 from necrocode.ledger.store import Store
 
+_LAST = 1 << 62
+"""The ticket of one that has not got its own yet: it comes after everybody."""
 _TOLD_IN_FULL = 32
 """Blockers of one refusal whose records are read for their facts; of the rest the id and token are told."""
 
@@ -30,8 +32,9 @@ class Steps(Store):
         if request.slot:
             self._check_terms()
         wish = Wish(lease.claims, request.spec_name, _user(lease), request.heartbeat_timeout)
+        # Its number is drawn when all are served who come before it: tokens grow with every grant.
         waiter = Waiter(
-            request.runner_id, self._next(), request.priority,
+            request.runner_id, _LAST, request.priority,
             needs_slot=request.slot, limit=request.limit, read=lambda: wish,
         )  # fmt: skip
         found = self._settle(waiter)
@@ -44,12 +47,14 @@ class Steps(Store):
             if not wait:
                 raise self._refusal(waiter, found)
             self._show(lease)
+            waiter.ticket = self._next()
             self._enqueue(lease, waiter)
             return waiter, self._refusal(waiter, found)
         self._show(lease)
-        self._admit(lease, waiter.ticket)
+        token = self._next()
+        self._admit(lease, token)
         self._enter(lease)
-        self._tell_granted(lease.record, waiter.ticket, 0.0)
+        self._tell_granted(lease.record, token, 0.0)
         return None, None
 
     def _refuse_duplicate(self, runner_id: str) -> None:

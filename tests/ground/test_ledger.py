@@ -704,6 +704,21 @@ class TestOverFiles:
         waiter.go()
         assert waiter.result().runner_id == "w"
 
+    def test_who_is_served_in_front_of_a_newcomer_has_the_smaller_token(
+        self, files: FileLedger, puppet: MakePuppet, state_root: Path
+    ) -> None:
+        """Tokens grow with every grant, also when the newcomer's own arrival found out about the dead."""
+        holder, waiter = puppet(), puppet()
+        holder.do("register", request("a", "x.py"))
+        waiter.begin("register", request("w", limit=1), wait=True)
+        wait_for(lambda: files.has_waiters())
+        waiter.stop()
+        holder.kill()
+        newcomer = files.register(request("n", "x.py"))
+        check(state_root)
+        waiter.go()
+        assert waiter.result().token < newcomer.token
+
     def test_a_dead_waiter_holds_nobody_back(self, files: FileLedger, puppet: MakePuppet) -> None:
         holder = files.register(request("holder", "x.py"))
         dead, alive = puppet(), puppet()
