@@ -128,6 +128,8 @@ class _Scene:
 
     def check(self, *, thorough: bool) -> None:
         home = self.root / "repository"
+        with git.repository_mutex(self.state, self.home):
+            pass  # a git that outlived its caller holds it, and may be making something still
         for left in workspace.list_leftovers(self.home, self.state):
             workspace.retire(left.workspace, landed=False, force=True)
         workspace.empty_trash(self.folder)
