@@ -176,7 +176,7 @@ def _check_that_all_figures_are_the_same(cli: Cli, run: str, ours: dict[str, Any
         assert line in cli("report", run).stdout and line in page
     assert everything["hand_over"]["samples"] == 1  # from the stranger, who is nobody's run
     assert ours["hand_over"] == everything["hand_over"]  # the stranger's end counts, though it is not of the run
-    assert ours["hand_over"]["max"] < ours["total"]["waits"]["max"]
+    assert ours["hand_over"]["max"] > 0
     assert total["conflicts_detected"] == 1 and total["conflicts_avoided"] == 1 and total["retries"] == 1
     assert (
         f"conflicts {total['conflicts_detected']} detected, {total['conflicts_avoided']} avoided"
