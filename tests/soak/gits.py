@@ -18,7 +18,7 @@ from pathlib import Path
 
 from necrocode import git, workspace
 from necrocode.errors import NecrocodeError
-from necrocode.testing import forked
+from necrocode.testing import forked, wait_for
 from necrocode.workspace.place import CLONES, INCOMING
 from tests.soak.part import Part, Soak
 
@@ -128,8 +128,7 @@ class _Scene:
 
     def check(self, *, thorough: bool) -> None:
         home = self.root / "repository"
-        with git.repository_mutex(self.state, self.home):
-            pass  # a git that outlived its caller holds it, and may be making something still
+        wait_for(self._is_quiet)  # a git that outlived its caller may be making something still
         for left in workspace.list_leftovers(self.home, self.state):
             workspace.retire(left.workspace, landed=False, force=True)
         workspace.empty_trash(self.folder)
@@ -146,6 +145,14 @@ class _Scene:
             assert not _sh("git", "status", "--porcelain", cwd=home)
             _sh("git", "commit", "-q", "--allow-empty", "-m", "as ever", cwd=home)
             _sh("git", "worktree", "prune", cwd=home)
+
+    def _is_quiet(self) -> bool:
+        """Whether no process works in the scene, or on it, any more."""
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                if str(self.root) in f"{os.readlink(process / 'cwd')} {(process / 'cmdline').read_text()}":
+                    return False
+        return True
 
     def _all_is_there(self, home: Path) -> None:
         kept = {line.partition(" ")[0] for line in _sh("git", "rev-list", "--objects", "--all", cwd=home).splitlines()}
