@@ -150,7 +150,8 @@ class _Scene:
         """Whether no process works in the scene, or on it, any more."""
         for process in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):
-                if str(self.root) in f"{os.readlink(process / 'cwd')} {(process / 'cmdline').read_text()}":
+                told = os.fsencode(os.readlink(process / "cwd")) + b" " + (process / "cmdline").read_bytes()
+                if os.fsencode(self.root) in told:
                     return False
         return True
 
