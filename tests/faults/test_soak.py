@@ -115,7 +115,11 @@ def test_a_little_of_the_command_line(tmp_path: Path) -> None:
 @only_while_proving
 @pytest.mark.parametrize(("part", "wanted"), [("kills", 60), ("crowds", 100)])
 def test_a_part_sees_a_ledger_that_lets_everybody_in(part: str, wanted: int, state_root: Path) -> None:
-    wrong = run_clean(play_broken, part, wanted, str(state_root))
+    wrong = list[str]()
+    for turn in range(10):  # they have to meet, which a busy machine may prevent for a while
+        (state_root / f"{turn}").mkdir()
+        if wrong := run_clean(play_broken, part, wanted, str(state_root / f"{turn}")):
+            break
     assert any("granted to" in one or "I1" in one or "I2" in one for one in wrong), wrong
 
 
