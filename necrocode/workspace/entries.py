@@ -17,6 +17,7 @@ from necrocode.errors import GitFailed, WorkspaceKept
 from necrocode.git import Repository
 from necrocode.workspace.place import Workspace
 
+_TRIES = 3
 STALE_LOCK = 1.5
 """Seconds after which a lock file on a ref that is ours alone was left by a git that was killed."""
 
@@ -99,9 +100,11 @@ def refs_under(folder: str, home: Path) -> dict[str, str]:
 
 def forget(home: Path, *refs: str, keep: Collection[int] = ()) -> None:
     """Delete refs that are ours alone."""
-    # Not checked: a git that outlived a killed process may have deleted them first.
+    # Not checked: a git that outlived a killed process may have deleted them first. One that is itself killed has not.
     for ref in refs:
-        git.run("update-ref", "-d", ref, cwd=home, check=False, keep=keep)
+        for _ in range(_TRIES):
+            if git.run("update-ref", "-d", ref, cwd=home, check=False, keep=keep).returncode >= 0:
+                break
 
 
 def git_dir(path: Path) -> Path:
