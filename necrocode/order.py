@@ -14,7 +14,7 @@ from necrocode.claim import Claim
 from necrocode.errors import StateUnreadable
 from necrocode.lease import Identity
 from necrocode.outcome import Outcome, Status
-from necrocode.statedir import put, read_json, sync_folder, to_json, told
+from necrocode.statedir import put, read_json, sync, to_json, told
 from necrocode.task import Argv, Task
 
 
@@ -136,7 +136,7 @@ def write_result(folder: Path, outcome: Outcome) -> None:
     path = folder / "result.json"
     with told(path):
         if not path.exists() and _put_first(path, to_json(outcome.to_dict()), durable=True):
-            sync_folder(folder)
+            sync(folder)
 
 
 def unheard(task_id: str, folder: Path, status: Status, error: str, kind: str) -> Outcome:

@@ -154,7 +154,7 @@ class StateDir:
             put(temporary, data, mode=self.file_mode, durable=durable)
             move(temporary, path)
             if durable:
-                sync_folder(path.parent)
+                sync(path.parent)
 
     def quarantine(self, path: Path) -> str:
         """Move an unreadable file aside, and say where to ("" when somebody else already did)."""
@@ -296,7 +296,8 @@ def mark(root: str | os.PathLike[str], runner_id: str) -> str:
     return f"{runner_id}@{hashlib.sha256(os.fsencode(os.path.realpath(root))).hexdigest()[:8]}"
 
 
-def sync_folder(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Put a file, or the names in a folder, on the disk."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

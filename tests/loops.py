@@ -11,7 +11,6 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
-from necrocode.process import who
 from necrocode.testing import wait_for
 
 _OURS = ("parallel-", "command-", "task-", "heartbeat-")
@@ -60,12 +59,6 @@ async def until(fact: Callable[[], Any], within: float = 10.0) -> None:
     while not fact():
         assert time.monotonic() < end, fact
         await asyncio.sleep(0.002)
-
-
-def is_alive(pid: int) -> bool:
-    """Whether that process still does something; a zombie does not."""
-    seen = who.stat(pid)
-    return seen is not None and not seen.ended
 
 
 def pid_in(path: Path) -> int:

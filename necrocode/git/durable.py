@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from necrocode.git.calls import run
-from necrocode.statedir import told
+from necrocode.statedir import sync, told
 
 _MANY = 200
 """Objects; for more of them it is faster to flush all that the system has."""
@@ -28,7 +28,7 @@ def sync_branch(name: str, base: str, *, common_dir: Path) -> None:
             return
         for path in _files(objects, Path("refs/heads", name), common_dir):
             with suppress(FileNotFoundError, NotADirectoryError):  # in a pack, which git has flushed
-                _sync(path)
+                sync(path)
 
 
 def _files(objects: list[str], ref: Path, common_dir: Path) -> Iterator[Path]:
@@ -40,11 +40,3 @@ def _files(objects: list[str], ref: Path, common_dir: Path) -> Iterator[Path]:
         yield common_dir / "objects"
     yield common_dir / ref
     yield from (common_dir / folder for folder in ref.parents if folder.parts)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

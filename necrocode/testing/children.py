@@ -13,6 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from necrocode.process import who
+
 _FAILED = 9
 """The exit code of a child whose part raised."""
 
@@ -44,12 +46,10 @@ def forked(play: Callable[[], Any], trouble: Path, *, hang: bool = False) -> int
         os._exit(code)
 
 
-def is_alive(child: int) -> bool:
-    """Whether that process still does something; a zombie does not."""
-    try:
-        return Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+def is_alive(pid: int) -> bool:
+    """Whether anything of that process is left; its main thread may be a zombie while others hold its files."""
+    seen = who.stat(pid)
+    return seen is not None and not seen.ended
 
 
 def result_of(child: int, trouble: Path, *, within: float = 20.0, kills: bool = False) -> int | None:

@@ -13,8 +13,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from necrocode.process import who
-
 ROOT = Path(__file__).resolve().parents[2]
 Fact = TypeVar("Fact")
 
@@ -77,12 +75,6 @@ def calls(state: Path, where: Path) -> Iterator[Cli]:
         yield cli
     finally:
         cli.end()
-
-
-def is_alive(pid: int) -> bool:
-    """Whether anything of that process is left: its main thread may be a zombie while others hold its files."""
-    seen = who.stat(pid)
-    return seen is not None and not seen.ended
 
 
 def kill(pid: int) -> None:

@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 from actors import Puppet
-from cli_call import Cli, calls, is_alive, kill, until
+from cli_call import Cli, calls, kill, until
 
 from necrocode import git, workspace
 from necrocode.claim import Claim
 from necrocode.lease import Request
 from necrocode.ledger.files import FileLedger
+from necrocode.testing import is_alive
 
 MONTHS = 60 * 86400
 

@@ -13,12 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cli_call import Cli, calls, is_alive, kill, until
+from cli_call import Cli, calls, kill, until
 
 from necrocode.claim import Claim
 from necrocode.lease import Request
 from necrocode.ledger.files import FileLedger
 from necrocode.statedir import mark
+from necrocode.testing import is_alive
 
 
 @pytest.fixture

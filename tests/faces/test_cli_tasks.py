@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pytest
 from actors import Puppet
-from cli_call import Cli, calls, is_alive, kill, until
+from cli_call import Cli, calls, kill, until
 
 from necrocode import journal, process, scratch
 from necrocode.claim import Claim
@@ -22,6 +22,7 @@ from necrocode.ledger.files import FileLedger
 from necrocode.order import taken_by
 from necrocode.runs import runs
 from necrocode.statedir import mark
+from necrocode.testing import is_alive
 
 TASKS = '''
 [[task]]

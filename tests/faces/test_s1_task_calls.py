@@ -9,7 +9,7 @@ import threading
 import time
 
 import pytest
-from loops import Gauge, is_alive, on_loop, pid_in, until
+from loops import Gauge, on_loop, pid_in, until
 
 from necrocode import task_calls
 from necrocode.context import check_timeout
@@ -30,6 +30,7 @@ from necrocode.task_calls import (
     get_mcp_integration_layer,
     reset_mcp_integration_layer,
 )
+from necrocode.testing import is_alive
 
 
 async def good(task, progress):

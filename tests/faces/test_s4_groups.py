@@ -14,7 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
 import pytest
-from loops import Gauge, is_alive, on_loop, pid_in, until
+from loops import Gauge, on_loop, pid_in, until
 
 from necrocode import parallel
 from necrocode.aio import CommandFailed
@@ -32,6 +32,7 @@ from necrocode.parallel import (
     ParallelExecutionManager,
     ParallelGroupTracker,
 )
+from necrocode.testing import is_alive
 
 
 async def double(n, seconds=0.0):

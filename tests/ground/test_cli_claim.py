@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cli_call import Cli, calls, is_alive, kill, until
+from cli_call import Cli, calls, kill, until
 
 from necrocode.claim import Claim
 from necrocode.lease import Request
 from necrocode.ledger.files import FileLedger
-from necrocode.testing import check
+from necrocode.testing import check, is_alive
 
 
 @pytest.fixture
