@@ -15,7 +15,7 @@ from typing import Literal
 from necrocode import git
 from necrocode.errors import GitFailed, WorkspaceKept
 from necrocode.git import Repository
-from necrocode.workspace.place import Workspace
+from necrocode.workspace.place import REASON, Workspace
 
 _TRIES = 3
 STALE_LOCK = 1.5
@@ -23,13 +23,13 @@ STALE_LOCK = 1.5
 
 
 def listed(repository: Repository, state_root: Path) -> list[git.Listed]:
-    """`git.work_trees`, after removing what makes git fail; takes the mutex for that, so do not hold it."""
-    try:
-        return git.work_trees(repository.common_dir)
-    except GitFailed:
-        with git.repository_mutex(state_root, repository):
-            drop_broken(repository)
+    """`git.work_trees`, after removing what killed gits left; takes the mutex for that, so do not hold it."""
+    if not any(map(_is_broken, inside(repository.common_dir / "worktrees"))):
+        with suppress(GitFailed):  # one that is being made at this moment
             return git.work_trees(repository.common_dir)
+    with git.repository_mutex(state_root, repository):
+        drop_broken(repository)
+        return git.work_trees(repository.common_dir)
 
 
 def is_ours(entry: git.Listed) -> bool:
@@ -63,10 +63,26 @@ def drop_broken(repository: Repository, name: str = "") -> None:
     It is ours when its lock says so, or it has the name that we are about to use; a stranger's may still be in the
     making, so it must have been there for a while."""
     for entry in inside(repository.common_dir / "worktrees"):
-        if all(text_of(entry / part) for part in ("gitdir", "HEAD", "commondir")):
+        if not _is_broken(entry):
             continue
-        if text_of(entry / "locked").startswith("necrocode ") or entry.name == name or age_of(entry) > 60:
+        said = REASON.fullmatch(text_of(entry / "locked").removesuffix("\n"))
+        if said and said["path"]:
+            _drop_unfilled(Path(said["path"]), entry)
+        if said or entry.name == name or age_of(entry) > 60:
             shutil.rmtree(entry, ignore_errors=True)
+
+
+def _is_broken(entry: Path) -> bool:
+    return not all(text_of(entry / part) for part in ("gitdir", "HEAD", "commondir"))
+
+
+def _drop_unfilled(place: Path, entry: Path) -> None:
+    """Remove a work tree that has nothing in it but the link to its entry; any other stays."""
+    link = place / ".git"
+    if text_of(link).removeprefix("gitdir: ").removesuffix("\n") in ("", str(entry)) and inside(place) == [link]:
+        link.unlink(missing_ok=True)
+    with suppress(OSError):
+        place.rmdir()
 
 
 def drop_stale_lock(path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,10 +14,8 @@ from necrocode.git import Repository
 from necrocode.workspace import torn
 from necrocode.workspace.clones import clone_records, fetched
 from necrocode.workspace.entries import listed
-from necrocode.workspace.place import Workspace
+from necrocode.workspace.place import REASON, Workspace
 from necrocode.workspace.saving import head_of
-
-_REASON = re.compile(r"necrocode (?P<holder>.*?)(?: on (?P<branch>.+) from (?P<base>[0-9a-f]{40,64}))?", re.DOTALL)
 
 
 class Leftover(NamedTuple):
@@ -42,7 +39,7 @@ def list_leftovers(repository: Repository, state_root: Path) -> list[Leftover]:
 
 def all_found(repository: Repository, state_root: Path) -> Iterator[Leftover]:
     for entry in listed(repository, state_root):
-        said = _REASON.fullmatch(entry.locked or "")
+        said = REASON.fullmatch(entry.locked or "")
         if said:
             branch, base = said["branch"] or entry.branch, said["base"] or entry.head
             workspace = Workspace(entry.path, branch, base, repository, "worktree", state_root)

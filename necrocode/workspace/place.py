@@ -26,6 +26,11 @@ INCOMING = "refs/necrocode/incoming"
 WORKTREES = ".worktrees"
 """What the name of the directory of workspaces beside a repository ends with."""
 
+REASON = re.compile(
+    r"necrocode (?P<holder>.*?)(?: on (?P<branch>.+) from (?P<base>[0-9a-f]{40,64})(?: at (?P<path>.+))?)?", re.DOTALL
+)
+"""What the lock of a linked work tree says, `Wanted.reason`; some were made before it said all of this."""
+
 HALF_MADE = ".new-"
 """What the name of a clone begins with until it is whole."""
 
@@ -73,7 +78,7 @@ class Wanted(NamedTuple):
     @property
     def reason(self) -> str:
         """What the lock of a linked work tree says."""
-        return f"necrocode {self.holder} on {self.branch} from {self.base}"
+        return f"necrocode {self.holder} on {self.branch} from {self.base} at {self.path}"
 
 
 def default_directory(repository: Repository) -> Path:

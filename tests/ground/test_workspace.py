@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -105,7 +106,7 @@ def test_a_linked_work_tree_is_locked_with_its_holder_and_tracks_nothing(home):
     sh("git", "update-ref", "refs/remotes/origin/main", "HEAD", cwd=home.root)
     made = home.prepare(base="origin/main", holder="run.t1.1")
     (entry,) = git.work_trees(home.root)[1:]
-    assert entry.locked == f"necrocode run.t1.1 on necrocode/run/t1 from {made.base}"
+    assert entry.locked == f"necrocode run.t1.1 on necrocode/run/t1 from {made.base} at {made.path}"
     assert (home.root / ".git" / "config").read_text() == config
 
 
@@ -935,6 +936,21 @@ def test_an_entry_that_breaks_every_git_of_the_repository_is_removed(home, missi
     home.prepare("t1")
     assert [home.blob(ref, "new") for ref in home.snapshots()] == ["x"]
     assert sorted(home.entries()) == [home.folder / "t1", home.folder / "t2"]
+
+
+@pytest.mark.parametrize("made", [(), ("gitdir",), ("gitdir", "HEAD", "commondir")])
+def test_the_place_of_a_work_tree_that_never_came_to_be_is_removed(home, made):
+    """`git worktree add` writes its lock, makes the place, and then the files of its entry one after another."""
+    place, entry = home.prepare().path, home.root / ".git" / "worktrees" / "t1"
+    for part in {"gitdir", "HEAD", "commondir", "index", "ORIG_HEAD"} - {*made}:
+        (entry / part).unlink(missing_ok=True)
+    for path in {*place.iterdir()} - ({place / ".git"} if made else set()):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for left in workspace.list_leftovers(home.repository, home.state):
+        workspace.retire(left.workspace, landed=False, force=True)
+    assert home.entries() == []
+    assert not entry.exists()
+    assert not place.exists()
 
 
 @pytest.mark.parametrize("whole", [True, False])
