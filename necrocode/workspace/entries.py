@@ -115,12 +115,12 @@ def refs_under(folder: str, home: Path) -> dict[str, str]:
 
 
 def forget(home: Path, *refs: str, keep: Collection[int] = ()) -> None:
-    """Delete refs that are ours alone."""
-    # Not checked: a git that outlived a killed process may have deleted them first. One that is itself killed has not.
+    """Delete refs that are ours alone, as well as it goes; a git that is killed meanwhile may leave its lock."""
     for ref in refs:
         for _ in range(_TRIES):
-            if git.run("update-ref", "-d", ref, cwd=home, check=False, keep=keep).returncode >= 0:
+            if git.run("update-ref", "-d", ref, cwd=home, check=False, keep=keep).returncode == 0:
                 break
+            drop_stale_lock(home / ref)
 
 
 def git_dir(path: Path) -> Path:

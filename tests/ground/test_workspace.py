@@ -17,6 +17,7 @@ import pytest
 from necrocode import git, workspace
 from necrocode.errors import ConfigError, WorkspaceKept
 from necrocode.workspace import Workspace
+from necrocode.workspace.entries import forget
 
 PROJECT = Path(__file__).parents[2]
 MODES = ["worktree", "clone"]
@@ -923,6 +924,14 @@ def test_lock_files_of_killed_gits_do_not_stop_us(home, mode):
     assert workspace.retire(made, landed=True, force=True) == ("refs/necrocode/snap/t2/2",)
     assert not (folder / "t1.lock").exists()
     assert (home.root / ".git" / "config.lock").exists()  # not ours to judge
+
+
+def test_a_ref_of_ours_goes_although_a_killed_git_left_its_lock(home):
+    ref = "refs/necrocode/incoming/t1/1/tip"
+    sh("git", "update-ref", ref, "HEAD", cwd=home.root)
+    (home.root / ".git" / f"{ref}.lock").touch()
+    forget(home.repository.common_dir, ref)
+    assert sh("git", "for-each-ref", ref, cwd=home.root) == ""
 
 
 @pytest.mark.parametrize("missing", ["gitdir", "HEAD", "commondir"])
