@@ -54,7 +54,7 @@ class Finding(NamedTuple):
 def check(root: Path, where: Path) -> Iterator[Finding]:
     """All findings for the state directory at `root`, and for the repository at `where`. Only looks."""
     yield Finding("python", True, f"{platform.python_version()} on {platform.system()} {platform.release()}")
-    yield from _each("git", _git)
+    yield from _each("git", lambda: _git(where))
     yield from _each("libraries", _libraries)
     yield from _each("descriptors", _descriptors)
     yield from _each("inotify", _inotify)
@@ -95,7 +95,7 @@ def _each(name: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]
 # -- the machine
 
 
-def _git() -> Iterator[Finding]:
+def _git(where: Path) -> Iterator[Finding]:
     said = git.run("version", cwd="/").stdout.strip().removeprefix("git version ")
     version = _numbers(said)
     oldest = ".".join(map(str, git.OLDEST))
@@ -103,6 +103,8 @@ def _git() -> Iterator[Finding]:
         yield Finding("git", False, f"{said} is too old: {oldest} or newer is needed", "apt install git")
     else:
         yield Finding("git", True, f"{said}, with work trees")
+    for lock in git.old_locks(where):
+        yield Finding("git", False, f"{lock.name} is of a git that was killed, or hangs", f"rm '{lock}' when none runs")
 
 
 def _numbers(text: str) -> tuple[int, ...]:

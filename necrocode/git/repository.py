@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +15,8 @@ from necrocode.git.calls import YES_OR_NO, StrPath, checked_version, git_binary,
 from necrocode.git.refs import checked_branch
 
 _IS_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|[^/]*:")
+
+_OLD_LOCK = 60.0
 
 _DEFAULT_PORTS = {"ssh": "22", "https": "443", "http": "80", "git": "9418"}
 
@@ -184,6 +187,15 @@ class Listed(NamedTuple):
     head: str
     branch: str
     locked: str | None
+
+
+def old_locks(path: StrPath) -> list[Path]:
+    """Lock files in the git directory that have been there for a minute: of a git that was killed, most likely."""
+    before = time.time() - _OLD_LOCK
+    try:
+        return [lock for lock in open_repository(path).common_dir.glob("*.lock") if lock.stat().st_mtime < before]
+    except (ConfigError, OSError):
+        return []
 
 
 def work_trees(cwd: StrPath) -> list[Listed]:

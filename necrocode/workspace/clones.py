@@ -14,7 +14,7 @@ from necrocode import git
 from necrocode.errors import ConfigError, WorkspaceKept
 from necrocode.git import Repository
 from necrocode.workspace.entries import checked_out, drop_stale_lock, forget, git_dir, git_link, refs_under, text_of
-from necrocode.workspace.place import CLONES, INCOMING, Wanted, Workspace, clone_ref, ref_name
+from necrocode.workspace.place import CLONES, INCOMING, Wanted, Workspace, clone_ref
 from necrocode.workspace.saving import save_files, save_ref
 
 _CARRIED = r"^(user\.(name|email)|core\.(autocrlf|eol|safecrlf|symlinks))$"
@@ -154,8 +154,25 @@ def _all_fetched(workspace: Workspace) -> Iterator[tuple[dict[str, str], str | N
     forget(home, *refs)
 
 
+def rescued(workspace: Workspace) -> tuple[str, ...]:
+    """Snapshots of the commits that only a fetch that was cut short keeps, of a clone that is gone itself."""
+    if workspace.mode != "clone":
+        return ()
+    home = workspace.repo.common_dir
+    tips = dict.fromkeys(refs_under(_incoming(workspace), home).values())
+    lost = [tip for tip in tips if not git.is_held(tip, cwd=home, but=f"{INCOMING}/*")]
+    return tuple(save_ref(workspace.repo, workspace.path, tip) for tip in lost)
+
+
+def forget_clone(workspace: Workspace) -> str:
+    """Delete its record, and what was ever fetched from it; why they are still there, "" when they are not."""
+    home = workspace.repo.common_dir
+    with git.repository_mutex(workspace.state_root, workspace.repo) as lock:
+        return forget(home, *refs_under(_incoming(workspace), home), clone_ref(workspace.path), keep=(lock,))
+
+
 def _incoming(workspace: Workspace) -> str:
-    return f"{INCOMING}/{ref_name(workspace.path)}"
+    return f"{INCOMING}/{clone_ref(workspace.path).removeprefix(f'{CLONES}/')}"
 
 
 def _fetch(workspace: Workspace, *refspecs: str) -> None:

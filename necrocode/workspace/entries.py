@@ -114,13 +114,20 @@ def refs_under(folder: str, home: Path) -> dict[str, str]:
     return {ref: tip for tip, _, ref in (line.partition(" ") for line in said)}
 
 
-def forget(home: Path, *refs: str, keep: Collection[int] = ()) -> None:
-    """Delete refs that are ours alone, as well as it goes; a git that is killed meanwhile may leave its lock."""
+def forget(home: Path, *refs: str, keep: Collection[int] = ()) -> str:
+    """Delete refs that are ours alone, as well as it goes; what git said when one of them stayed, else "".
+
+    A git that is killed meanwhile may leave the lock of a ref, which goes too."""
+    trouble = ""
     for ref in refs:
         for _ in range(_TRIES):
-            if git.run("update-ref", "-d", ref, cwd=home, check=False, keep=keep).returncode == 0:
+            done = git.run("update-ref", "-d", ref, cwd=home, check=False, keep=keep)
+            if done.returncode == 0:
                 break
             drop_stale_lock(home / ref)
+        else:
+            trouble = done.stderr.strip() or f"git ended with {done.returncode}"
+    return trouble
 
 
 def git_dir(path: Path) -> Path:

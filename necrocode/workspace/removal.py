@@ -11,9 +11,9 @@ from pathlib import Path
 
 from necrocode import git
 from necrocode.errors import ConfigError, GitFailed, WorkspaceKept
-from necrocode.workspace.clones import collect, preserve_clone
-from necrocode.workspace.entries import drop_broken, drop_entry, forget, git_link, inside, is_ours
-from necrocode.workspace.place import HALF_MADE, OURS, WORKTREES, Workspace, clone_ref
+from necrocode.workspace.clones import collect, forget_clone, preserve_clone, rescued
+from necrocode.workspace.entries import drop_broken, drop_entry, git_link, inside, is_ours
+from necrocode.workspace.place import HALF_MADE, OURS, WORKTREES, Workspace
 from necrocode.workspace.saving import head_of, preserve_linked
 
 _TRASH = ".trash-"
@@ -39,19 +39,21 @@ def retire(workspace: Workspace, *, landed: bool, force: bool = False) -> tuple[
     or have no git, are left alone."""
     if workspace.mode in ("none", "given"):
         return ()
-    if not os.path.lexists(workspace.path):
-        discard(workspace)
-        if not landed:
-            _drop_empty_branch(workspace)
-        return ()
+    saved = _emptied(workspace, landed, force) if os.path.lexists(workspace.path) else rescued(workspace)
+    trouble = discard(workspace)
+    if not landed:
+        _drop_empty_branch(workspace)
+    if trouble:
+        raise WorkspaceKept(str(workspace.path), f"it is gone, but its record could not be deleted: {trouble}")
+    return saved
+
+
+def _emptied(workspace: Workspace, landed: bool, force: bool) -> tuple[str, ...]:
+    """The snapshots after which nothing is in it that is nowhere else; refused when it must be kept."""
     if not force and (reason := _why_keep(workspace, landed)):
         raise WorkspaceKept(str(workspace.path), reason)
     # A linked work tree that need not be kept holds nothing of its own; a clone may still have other branches.
-    saved = preserve(workspace) if force or workspace.mode == "clone" else ()
-    discard(workspace)
-    if not landed:
-        _drop_empty_branch(workspace)
-    return saved
+    return preserve(workspace) if force or workspace.mode == "clone" else ()
 
 
 def _why_keep(workspace: Workspace, landed: bool) -> str:
@@ -90,16 +92,17 @@ def _drop_empty_branch(workspace: Workspace) -> None:
             git.delete_branch(name, workspace.base, cwd=home, keep=(lock,))
 
 
-def discard(workspace: Workspace) -> None:
-    """Take the directory out of the way in one step, forget its entry, and only then delete it."""
+def discard(workspace: Workspace) -> str:
+    """Take the directory out of the way in one step, forget its entry, and only then delete it. Returns why the
+    record of a clone is still there, "" when it is not."""
     try:
         trash = _aside(workspace.path)
     except OSError as error:
         raise WorkspaceKept(str(workspace.path), f"it could not be moved aside: {error}") from error
+    trouble = ""
     if workspace.mode == "clone":
         delete_half(workspace.path)
-        with git.repository_mutex(workspace.state_root, workspace.repo) as lock:
-            forget(workspace.repo.common_dir, clone_ref(workspace.path), keep=(lock,))
+        trouble = forget_clone(workspace)
     else:
         with git.repository_mutex(workspace.state_root, workspace.repo) as lock:
             drop_broken(workspace.repo, workspace.path.name)
@@ -109,6 +112,7 @@ def discard(workspace: Workspace) -> None:
     if trash is not None:
         delete_tree(trash)
     _drop_if_empty(workspace.path.parent)
+    return trouble
 
 
 def _aside(path: Path) -> Path | None:

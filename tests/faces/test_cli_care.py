@@ -219,6 +219,14 @@ def test_every_finding_has_its_fix(cli: Cli, ledger: FileLedger, puppet: Callabl
     assert set(bad) == {"quarantine"} and "bad.7.0.json" in bad["quarantine"]["said"]
 
 
+def test_a_lock_that_a_killed_git_left_is_named(cli: Cli, ledger: FileLedger, repository: Path) -> None:
+    lock = repository / ".git" / "packed-refs.lock"
+    lock.touch()
+    assert findings(cli)["git"]["ok"]
+    os.utime(lock, (0, 0))
+    assert findings(cli)["git"]["fix"] == f"rm '{lock}' when none runs"
+
+
 def test_the_silent_and_the_left_over_are_found(
     cli: Cli, ledger: FileLedger, puppet: Callable[..., Puppet], holder: Callable[..., Path]
 ) -> None:

@@ -18,6 +18,7 @@ from necrocode import git, workspace
 from necrocode.errors import ConfigError, WorkspaceKept
 from necrocode.workspace import Workspace
 from necrocode.workspace.entries import forget
+from necrocode.workspace.place import clone_ref
 
 PROJECT = Path(__file__).parents[2]
 MODES = ["worktree", "clone"]
@@ -924,6 +925,35 @@ def test_lock_files_of_killed_gits_do_not_stop_us(home, mode):
     assert workspace.retire(made, landed=True, force=True) == ("refs/necrocode/snap/t2/2",)
     assert not (folder / "t1.lock").exists()
     assert (home.root / ".git" / "config.lock").exists()  # not ours to judge
+
+
+def test_a_lock_of_the_whole_repository_is_told_and_left_to_its_owner(home):
+    """Another git may hold it; then a clone is gone, its record not, and the next removal takes that too."""
+    made = home.prepare(mode="clone")
+    jam = home.root / ".git" / "packed-refs.lock"
+    jam.touch()
+    with pytest.raises(WorkspaceKept, match=r"its record could not be deleted:(.|\n)*packed-refs\.lock': File exists"):
+        workspace.retire(made, landed=False)
+    assert not made.path.exists()
+    assert git.old_locks(home.root) == []
+    os.utime(jam, (0, 0))
+    assert git.old_locks(home.root) == [jam]
+    jam.unlink()
+    (left,) = workspace.list_leftovers(home.repository, home.state)
+    workspace.retire(left.workspace, landed=False)
+    home.assert_tidy()
+
+
+def test_commits_of_a_clone_that_vanished_are_kept_as_far_as_they_were_fetched(home):
+    made = home.prepare(mode="clone")
+    new = commit(made.path)
+    place = f"refs/necrocode/incoming/{clone_ref(made.path).rpartition('/')[2]}/1/tip"
+    sh("git", "fetch", "-q", str(made.path), f"+HEAD:{place}", cwd=home.root)
+    shutil.rmtree(made.path)
+    (left,) = workspace.list_leftovers(home.repository, home.state)
+    (saved,) = workspace.retire(left.workspace, landed=False)
+    assert git.rev_parse(saved, cwd=home.root) == new
+    home.assert_tidy()
 
 
 def test_a_ref_of_ours_goes_although_a_killed_git_left_its_lock(home):

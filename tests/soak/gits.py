@@ -129,6 +129,7 @@ class _Scene:
     def check(self, *, thorough: bool) -> None:
         home = self.root / "repository"
         wait_for(self._is_quiet)  # a git that outlived its caller may be making something still
+        self._unjam()
         for left in workspace.list_leftovers(self.home, self.state):
             workspace.retire(left.workspace, landed=False, force=True)
         workspace.empty_trash(self.folder)
@@ -145,6 +146,11 @@ class _Scene:
             assert not _sh("git", "status", "--porcelain", cwd=home)
             _sh("git", "commit", "-q", "--allow-empty", "-m", "as ever", cwd=home)
             _sh("git", "worktree", "prune", cwd=home)
+
+    def _unjam(self) -> None:
+        """A git that dies while it deletes a ref leaves a lock of the whole repository, which nobody but its owner may
+        judge; git's own error and `necrocode doctor` name it."""
+        (self.root / "repository" / ".git" / "packed-refs.lock").unlink(missing_ok=True)
 
     def _is_quiet(self) -> bool:
         """Whether no process works in the scene, or on it, any more."""
