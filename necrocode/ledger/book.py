@@ -40,20 +40,24 @@ class Book:
         self._terms: tuple[int, int, int] | None = None
 
     def sync(self) -> bool:
-        """Read what is new; True when somebody may be admitted for it: by other terms of the host, or because a
-        record can be read that could not be."""
-        changed, news = self.sync_terms(), self._ring.news()
+        """Read what is new; True when somebody may be admitted for it: by other terms of the host, because a record
+        can be read that could not be, because one was set aside, or because the folders were changed from outside."""
+        changed = self.sync_terms()
         changed |= sum(map(self._read_again, sorted(self.view.unreadable))) > 0
+        self._catch_up()
+        return changed or self._ring.is_new or bool(self.quarantined)
+
+    def _catch_up(self) -> None:
+        news = self._ring.news()
         if news is None:
             self._list()
-            return changed
+            return
         for folder, names in news.items():
             known = self._names(folder)
             gone = [name for name, here in names.items() if not here and name in known]
             self._update(folder, gone, [name for name, here in names.items() if here and name not in known])
         if self._ring.is_due():
             self._compare()
-        return changed
 
     def _read_again(self, runner_id: str) -> bool:
         """Whether this live holder's record has become a record: its rights may have been mended."""

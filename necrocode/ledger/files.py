@@ -202,7 +202,7 @@ class FileLedger(Placing):
             names = os.listdir(f"{self._root}/{folder}")
             left += [0.0 for name in names if not lifeline.is_held(self._life(runner_of(folder, name)))]
         seen = self._changes()
-        if min(left) <= 0 or seen != self._watched or self.view.unreadable or not self._door.peek()[0]:
+        if min(left) <= 0 or self.view.unreadable or not self._is_settled(seen):
             with suppress(GateTimeout), self._gate("watch", patience=_HURRY):
                 self._clear_all() if min(left) <= 0 else self._schedule()
                 self._watched = seen

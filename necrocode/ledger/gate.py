@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from necrocode import process
 from necrocode.errors import Deadlock, GateTimeout, LeaseLost, Refused, StateUnreadable, StateUnusable
 from necrocode.ledger.records import LeaseName, QueueName
-from necrocode.ledger.ring import START, WIDTH, Ring
+from necrocode.ledger.ring import START, WIDTH, Header, Ring
 from necrocode.statedir import UNSHARED, StateDir, flock, refused, share, told
 
 _COUNTER = 64
@@ -81,6 +81,15 @@ class Gate:
         """Whether the gate is marked free, and its generation, without entering."""
         with told(self._path):
             return _parse_state(os.pread(self._open(), _LENGTH - _COUNTER, _COUNTER))
+
+    def explains(self, stamps: tuple[int, ...]) -> bool:
+        """Whether the gate is free, and the last one out left the folders of leases at these times: what happened there
+        happened in here, and was followed up. Without entering."""
+        with told(self._path):
+            text = os.pread(self._open(), START - _COUNTER, _COUNTER)
+        free, generation = _parse_state(text[: _LENGTH - _COUNTER])
+        left = Header.parse(text[_LENGTH - _COUNTER :])
+        return free and left is not None and left.through == generation and left.stamps[:2] == stamps
 
     def next(self) -> int:
         """The next number of the counter, on disk before it is used. Only inside."""

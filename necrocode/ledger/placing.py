@@ -239,6 +239,12 @@ class Placing(Operations):
             return (config, *(os.stat(f"{self._root}/{folder}").st_mtime_ns for folder in ("runners", "fenced")))
         return tuple(os.stat(f"{self._root}/{folder}").st_mtime_ns for folder in ("runners", "fenced"))
 
+    def _is_settled(self, seen: tuple[int, ...]) -> bool:
+        """Whether nobody can be served now who could not before: all that was freed, was freed in the gate."""
+        if seen == self._watched:
+            return self._door.peek()[0]
+        return seen[:-2] == self._watched[:-2] and self._door.explains(seen[-2:])
+
     def _hush(self, lease: Lease) -> None:
         bell, lease.bell = lease.bell, None
         if bell is not None:

@@ -96,6 +96,11 @@ class Ring:
         self._lines.clear()
         self._changed.clear()
 
+    @property
+    def is_new(self) -> bool:
+        """Whether this pass began a new one: something had happened that no ring told of."""
+        return self._fresh
+
     def forget(self) -> None:
         """Our view is worth nothing: the next one is made from the listings."""
         self._seen = None

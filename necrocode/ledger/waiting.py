@@ -26,6 +26,11 @@ _TICK = 5.0
 """Seconds after which every waiter looks by itself; a safety net, nothing is handed over by it."""
 _QUIET_WAITER = 15.0
 """Seconds without a stamp after which a waiter is not trusted to keep watch (it may be stopped)."""
+_SHORT_WAIT = 0.05
+"""Seconds after which a waiter makes ready to watch; nobody who is served sooner has to pay for that."""
+_AFTER_YOU = 0.002
+"""Seconds that one who is called to watch leaves the processor to the one who was served before it. Should that one
+die meanwhile, its lifeline tells so afterwards."""
 _SETTLING = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512)
 """Death is not atomic: a dying process lets go of its files one by one, and on a busy machine it waits for its turn
 to do so. Look again after each of these seconds."""
@@ -107,6 +112,7 @@ class Wait:
         self._dying = ""
         self._watch: int | None = None
         self._naps: list[float] = []
+        self._called = self._ready = False
         if bell is not None:
             self._poll.register(bell, select.POLLIN)
 
@@ -115,6 +121,9 @@ class Wait:
         which puts right what it sees undone and says after how many seconds to look again."""
         try:
             while self._entry_exists():
+                if self._called and self._watch is None:
+                    self._sleep(_AFTER_YOU, deadline)  # the bell was for watching over whoever is served just now
+                    continue
                 self._stamp()
                 queue = sorted(os.listdir(self._queue))
                 self._follow_predecessor(queue)
@@ -144,11 +153,20 @@ class Wait:
             nap = min(nap, self._naps.pop(0))
         if deadline is not None:
             nap = min(nap, max(0.0, deadline - time.monotonic()))
-        events = self._poll.poll(max(1, int(nap * 1000 + 0.999)))
+        events = self._events(nap)
+        self._called = {descriptor for descriptor, _ in events} == {self._bell}
         if any(descriptor != self._bell for descriptor, _ in events):
             self._naps = list(_SETTLING)
         for descriptor, _ in events:
             self._drain(descriptor)
+
+    def _events(self, nap: float) -> list[tuple[int, int]]:
+        if not self._ready and nap > _SHORT_WAIT:
+            if events := self._poll.poll(int(_SHORT_WAIT * 1000)):
+                return events
+            nap, self._ready = nap - _SHORT_WAIT, True
+            _libc()
+        return self._poll.poll(max(1, int(nap * 1000 + 0.999)))
 
     def _drain(self, descriptor: int) -> None:
         if self._predecessor and descriptor == self._predecessor[1]:
@@ -234,10 +252,10 @@ def _new_watch(folder: str) -> int | None:
             with suppress(ValueError):  # another thread took it
                 _idle_watches.remove(idle)
                 return idle[0]
+    libc = _libc()
     try:
-        libc = _libc()
         descriptor = int(libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK))
-    except (ImportError, OSError, AttributeError):
+    except AttributeError:
         return None
     if descriptor < 0:
         return None
@@ -249,9 +267,13 @@ def _new_watch(folder: str) -> int | None:
 
 @lru_cache(1)
 def _libc() -> Any:
-    import ctypes  # only whoever has to watch needs it
+    """The C library; None without one. Some ms the first time, which whoever is called to watch should not spend."""
+    try:
+        import ctypes
 
-    return ctypes.CDLL(None, use_errno=True)
+        return ctypes.CDLL(None, use_errno=True)
+    except (ImportError, OSError):
+        return None
 
 
 os.register_at_fork(after_in_child=_idle_watches.clear)

@@ -861,6 +861,30 @@ class TestOverFiles:
         check(state_root)
 
 
+@pytest.mark.parametrize("how", ["removed", "damaged and its holder dead"])
+def test_what_is_freed_by_hand_is_given_on_by_whoever_comes_next(
+    files: FileLedger, state_root: Path, puppet: MakePuppet, how: str
+) -> None:
+    """Also by one who is refused itself: the watchman believes that what was seen in the gate was followed up."""
+    holder, waiter = puppet(), puppet(ROUND="300", TICK="300")
+    holder.do("register", request("holder", "a"))
+    files.register(request("other", "b"))
+    waiter.begin("register", request("waiter", "a"), wait=True)
+    wait_for(files.has_waiters)
+    time.sleep(0.2)  # it sleeps
+    (record,) = (state_root / "runners").glob("holder.*")
+    if how == "removed":
+        record.unlink()
+    else:
+        (state_root / "live" / "holder").unlink()  # so that the watchman does not hear of its death
+        holder.kill()
+        record.write_text("{")
+        files = FileLedger(state_root)  # for which the record is new
+    with pytest.raises(ResourceConflictError):
+        files.register(request("third", "b"))
+    assert waiter.result(within=10).runner_id == "waiter"
+
+
 def test_quotas_set_at_one_moment_are_all_there(state_root: Path, puppet: MakePuppet) -> None:
     """Each is changed inside the gate, beside whatever the others have said meanwhile."""
     parties = [puppet() for _ in range(4)]
