@@ -12,9 +12,11 @@ from pathlib import Path
 
 from necrocode import process
 from necrocode.errors import ResourceConflictError
-from necrocode.lease import Holder
+from necrocode.lease import Holder, Identity
 from necrocode.runs import run_folder
 from necrocode.statedir import UNSHARED, StateDir, flock, read, to_json, told
+
+_MOMENT = 1.0
 
 
 @contextmanager
@@ -39,12 +41,27 @@ def _lock(descriptor: int, path: Path, run_id: str) -> None:
     try:
         flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, path)
     except BlockingIOError:
-        raise ResourceConflictError(run_id, [_holder(path)], reason="run") from None
+        raise ResourceConflictError(run_id, [_holder(named(path))], reason="run") from None
 
 
-def _holder(path: Path) -> Holder:
+def _holder(found: Identity | None) -> Holder:
+    return Holder(f"the launcher on {found.host}", pid=found.pid) if found else Holder("another launcher")
+
+
+def named(path: Path) -> Identity | None:
+    """Whom a launcher.json that is locked names; None when it does not say so for a second.
+
+    Between its lock and its name lies a moment in which nothing is there, or still the name of one that has ended."""
+    until = time.monotonic() + _MOMENT
+    while True:
+        found = _said(path)
+        if (found and not process.is_gone(found)) or time.monotonic() > until:
+            return found
+        time.sleep(0.005)
+
+
+def _said(path: Path) -> Identity | None:
     try:
-        facts = json.loads(read(path))
-        return Holder(f"the launcher on {facts['host']}", pid=facts["pid"])
-    except (OSError, ValueError, KeyError):
-        return Holder("another launcher")
+        return Identity.from_dict(json.loads(read(path)))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

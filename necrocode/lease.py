@@ -36,6 +36,14 @@ class Identity(NamedTuple):
     host: str
     user: str
 
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Identity:
+        """From the same keys; unknown ones are ignored. Raises KeyError or TypeError for what names no process."""
+        numbers = (_whole(data[field]) for field in ("pid", "start_ticks", "pid_namespace", "time_namespace"))
+        pid, ticks, pid_namespace, time_namespace = numbers
+        boot, host, user = (_text(data[field]) for field in ("boot_id", "host", "user"))
+        return cls(pid, ticks, boot, pid_namespace, time_namespace, host, user)
+
 
 class Request(NamedTuple):
     """What a runner asks of the ledger: everything or nothing of `claims`, and one slot unless `slot` is False.
@@ -142,7 +150,7 @@ class RunnerInstance(NamedTuple):
             heartbeat_timeout=_seconds(data.get("heartbeat_timeout", 300.0)),
             slot=data.get("slot", True) is not False,
             tree=data.get("lifeline") == "tree",
-            holder=_identity(data) if "pid" in data else None,
+            holder=Identity.from_dict(data) if "pid" in data else None,
             details=dict(data.get("details", {})),
         )
 
@@ -175,13 +183,6 @@ def _seconds(value: object) -> float:
     if not isinstance(value, int | float) or not value >= 0 or (isinstance(value, int) and value > 1 << 60):
         raise ValueError("expected seconds")  # the value may be a number too long to print
     return float(value)
-
-
-def _identity(data: Mapping[str, Any]) -> Identity:
-    numbers = (_whole(data[field]) for field in ("pid", "start_ticks", "pid_namespace", "time_namespace"))
-    pid, ticks, pid_namespace, time_namespace = numbers
-    boot, host, user = (_text(data[field]) for field in ("boot_id", "host", "user"))
-    return Identity(pid, ticks, boot, pid_namespace, time_namespace, host, user)
 
 
 class Holder(NamedTuple):

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import time
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from necrocode import journal, lookup, process, remains, runs
+from necrocode import journal, launcher, lookup, process, remains, runs
 from necrocode.clock import monotonic
 from necrocode.lease import Identity
 from necrocode.ledger import lifeline
 from necrocode.ledger.files import FileLedger
 from necrocode.lookup import Found
 from necrocode.process import who
-from necrocode.statedir import mark, read
+from necrocode.statedir import mark
 
 _LAST_WORDS = 5.0
 """Seconds that a runner has, once its tree is gone, to write its result."""
@@ -77,11 +76,7 @@ def _belongs(target: Target, found: Found) -> bool:
 def _launcher(ledger: FileLedger, run_id: str) -> Target | None:
     if not lookup.launcher_lives(ledger.state, run_id):
         return None
-    try:
-        facts = json.loads(read(runs.run_folder(ledger.state, run_id) / "launcher.json"))
-        holder = Identity(*(facts[field] for field in Identity._fields))
-    except (OSError, ValueError, KeyError, TypeError):
-        holder = None
+    holder = launcher.named(runs.run_folder(ledger.state, run_id) / "launcher.json")
     return Target(f"launcher of {run_id}", holder, "launching", run_id=run_id)
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import threading
 from pathlib import Path
 
 import pytest
 from conftest import sh
 
+from necrocode import launcher, process
 from necrocode.errors import ConfigError, NecrocodeError
 from necrocode.launch import AgentMissing, Draft, Wishes, draft, presets
+from necrocode.statedir import to_json
 from necrocode.task import parse_tasks
 from necrocode.work import filled
 
@@ -160,3 +164,21 @@ def test_every_preset_puts_the_prompt_into_an_argument(tmp_path: Path) -> None:
     for name, argv in presets().items():
         assert sum("{prompt}" in argument for argument in argv) == 1, name
         assert not any("{" in argument for argument in filled(argv, place)), name  # type: ignore[arg-type]
+
+
+def test_a_launcher_that_has_only_just_begun_is_named_all_the_same(tmp_path: Path) -> None:
+    """It has the lock a moment before it says who it is; what one who has ended said stands there until then."""
+    path = tmp_path / "launcher.json"
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    ours = process.identity()
+    path.write_bytes(to_json({**ours._asdict(), "pid": ended.pid}))
+    threading.Timer(0.1, lambda: path.write_bytes(to_json(ours._asdict()))).start()
+    assert launcher.named(path) == ours
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"pid": []}', "{"])
+def test_a_launcher_that_says_nothing_is_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setattr(launcher, "_MOMENT", 0.0)
+    (tmp_path / "launcher.json").write_text(text)
+    assert launcher.named(tmp_path / "launcher.json") is None
