@@ -195,10 +195,12 @@ class FileLedger(Placing):
             finally:
                 self._hush(lease)
 
-    def _keep_watch(self) -> float:
-        """The watchman's round, without the gate unless there is something to put right; seconds until the next."""
+    def _keep_watch(self, first: bool) -> float:
+        """The watchman's round, without the gate unless there is something to put right; seconds until the next.
+
+        In the first, those who wait are not looked at: in a long line everybody would read all of it once."""
         left = [_ROUND, *map(self._seconds_left, os.listdir(f"{self._root}/runners"))]
-        for folder in ("fenced", "queue"):
+        for folder in ("fenced",) if first else ("fenced", "queue"):
             names = os.listdir(f"{self._root}/{folder}")
             left += [0.0 for name in names if not lifeline.is_held(self._life(runner_of(folder, name)))]
         seen = self._changes()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -883,6 +884,30 @@ def test_what_is_freed_by_hand_is_given_on_by_whoever_comes_next(
     with pytest.raises(ResourceConflictError):
         files.register(request("third", "b"))
     assert waiter.result(within=10).runner_id == "waiter"
+
+
+def test_who_is_far_behind_does_not_read_the_line_at_every_tick(
+    files: FileLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of thousands each would read thousands; but it does when the one ahead of it is gone, and is served in turn."""
+    monkeypatch.setattr(waiting, "_FAR", 1)
+    monkeypatch.setattr(waiting, "_TICK", 0.02)
+    read: Counter[str] = Counter()
+    follow = waiting.Wait._follow_predecessor
+    monkeypatch.setattr(
+        waiting.Wait, "_follow_predecessor", lambda wait, line: (read.update([wait._runner_id]), follow(wait, line))
+    )
+    holder = files.register(request("holder", "a"))
+    near, gone, far = (queued(files, name, "a") for name in ("near", "gone", "far"))
+    wait_for(lambda: read["near"] >= 24)
+    assert read["far"] < 8
+    assert files.withdraw("gone")
+    seen = read["far"]
+    wait_for(lambda: read["far"] > seen)
+    files.release(holder)
+    files.release(near.result())
+    assert far.result().runner_id == "far"
+    assert not gone.over or gone.error
 
 
 def test_quotas_set_at_one_moment_are_all_there(state_root: Path, puppet: MakePuppet) -> None:
