@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes  # noqa: F401 - as whoever has waited before
+import fcntl
 import multiprocessing
 import os
 import signal
@@ -100,10 +101,17 @@ class Puppet:
             while Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] not in "Tt":
                 assert time.monotonic() < deadline
                 time.sleep(0.001)
-            if f"pid={self.pid} ".encode() not in (self._root / "lock").read_bytes():
+            if f"pid={self.pid} ".encode() not in (self._root / "lock").read_bytes() and self._gate_opens():
                 return
             self.go()
             time.sleep(0.001)
+
+    def _gate_opens(self) -> bool:
+        """Before a pass writes who is inside, and after it has said that it is over, the lock alone tells."""
+        with open(self._root / "lock", "rb") as lock, contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        return False
 
     def interrupt(self) -> None:
         """SIGINT, again if need be: Python forgets one that comes while it runs a callback of its own."""
