@@ -272,7 +272,7 @@ def some_of(name: str) -> tuple[Fault, ...]:
     """A part of TROUBLE for each operation, so that operations beside each other see all of it; less where others
     wait, which takes longest."""
     at, others = list(OPERATIONS).index(name), [fault for fault in TROUBLE if fault != _ALWAYS]
-    step = 18 if name in WAITERS or "wait" in name else 9 if "enqueue" in name or name in DAMAGED else 6
+    step = 28 if name in WAITERS or "wait" in name else 14 if "enqueue" in name or name in DAMAGED else 7
     return (_ALWAYS, *others[at % step :: step])
 
 

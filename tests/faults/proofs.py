@@ -18,6 +18,7 @@ Proof = Callable[..., None]
 SEED = int(os.environ.get("NECROCODE_SEED", "1"))
 
 only_while_proving = pytest.mark.skipif(not PROVING, reason="make prove does it")
+only_in_the_gate = pytest.mark.skipif(not PROVING, reason="the gate does it")
 only_when_thorough = pytest.mark.skipif(not THOROUGH, reason="takes long: NECROCODE_THOROUGH=1")
 _T = TypeVar("_T")
 

@@ -255,8 +255,9 @@ def kill(name: str, base: str) -> Report:
     return _everywhere(name, base, (KILL,))
 
 
-def trouble(name: str, base: str) -> Report:
-    return _everywhere(name, base, (SHORT, *ERRORS))
+def trouble(name: str, base: str, every: int = 1) -> Report:
+    """Short writes, and each error, or every second one and so on, the others at the next file."""
+    return _everywhere(name, base, (SHORT, *ERRORS[list(FILES).index(name) % every :: every]))
 
 
 def _everywhere(name: str, base: str, faults: tuple[object, ...]) -> Report:

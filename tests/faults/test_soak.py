@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from actors import run_clean
-from proofs import only_when_thorough, only_while_proving
+from proofs import only_in_the_gate, only_when_thorough
 
 from necrocode import admission
 
@@ -100,7 +100,7 @@ def test_a_little_of_the_kills(tmp_path: Path) -> None:
     played(tmp_path, "kills", 0.0003, 30)
 
 
-@only_while_proving
+@only_in_the_gate
 @pytest.mark.parametrize(("part", "share", "least"), [("model", 0.002, 20), ("crowds", 0.01, 50)])
 def test_a_little_of(part: str, share: float, least: int, tmp_path: Path) -> None:
     played(tmp_path, part, share, least)
@@ -112,7 +112,7 @@ def test_a_little_of_the_command_line(tmp_path: Path) -> None:
     played(tmp_path, "commands", 0.003, 25)
 
 
-@only_while_proving
+@only_in_the_gate
 @pytest.mark.parametrize(("part", "wanted"), [("kills", 60), ("crowds", 100)])
 def test_a_part_sees_a_ledger_that_lets_everybody_in(part: str, wanted: int, state_root: Path) -> None:
     wrong = list[str]()

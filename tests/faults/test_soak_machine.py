@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from proofs import only_while_proving
+from proofs import only_in_the_gate
 
 from necrocode.testing import wait_for
 from tests.soak.history import lines_of, verdict
@@ -56,7 +56,7 @@ def played(name: str, share: float, where: Path, broken: str = "") -> list[str]:
     return found.wrong
 
 
-@only_while_proving
+@only_in_the_gate
 @pytest.mark.parametrize("name", SHARES)
 def test_a_small_share_of(name: str, tmp_path: Path, mounted: None) -> None:
     if missing := lacking(name):
@@ -64,7 +64,7 @@ def test_a_small_share_of(name: str, tmp_path: Path, mounted: None) -> None:
     assert played(name, SHARES[name], tmp_path) == []
 
 
-@only_while_proving
+@only_in_the_gate
 @pytest.mark.parametrize("broken", [_NO_SYNC, _NO_TOKENS], ids=["nothing is flushed", "no token is written down"])
 def test_power_cuts_find_what_is_not_on_the_disk(broken: str, tmp_path: Path, mounted: None) -> None:
     if missing := lacking("power"):
