@@ -9,11 +9,11 @@ import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from datetime import UTC, datetime
-from importlib import import_module
+from multiprocessing import get_context
 from pathlib import Path
 
 from bench import curves, disk, store
-from bench.compare import QUICK, TABLES, machine
+from bench.compare import QUICK, TABLES, Table, machine, play
 
 NAMES = ("startup", "ledger", "contention", "handover", "waiters", "noop", "workspaces", "faces")
 OUT = Path(__file__).resolve().parent / "out"
@@ -50,10 +50,28 @@ def _run(names: Sequence[str], *, save: bool) -> None:
     began = datetime.now(UTC)
     print(machine())
     for name in names:
-        print(f"\n=== {name}")
-        import_module(f"bench.{name}").main()
+        print(f"\n=== {name}", flush=True)
+        TABLES.extend(_played(name))
         if save:
             print(f"kept: {store.save(TABLES, began)}")
+
+
+def _played(name: str) -> list[Table]:
+    """The tables of one benchmark, in a process of its own: what another one left in memory would be forked again and
+    again by the next."""
+    context = get_context("spawn")
+    tables, told = context.Pipe(duplex=False)
+    child = context.Process(target=play, args=(name, told))
+    child.start()
+    told.close()
+    try:
+        found: list[Table] = tables.recv()
+    except BaseException as error:
+        child.terminate()
+        child.join()
+        raise SystemExit(f"bench {name} failed") if isinstance(error, EOFError) else error
+    child.join()
+    return found
 
 
 if __name__ == "__main__":

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
+import signal
 import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
+from importlib import import_module
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,6 +42,14 @@ class Table(NamedTuple):
 
 TABLES: list[Table] = []
 """All that was told in this process, for curves and results."""
+
+
+def play(name: str, tell: Connection) -> None:
+    """Run one benchmark here, and tell its tables."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    import_module(f"bench.{name}").main()
+    tell.send(TABLES)
+    tell.close()
 
 
 def timed(call: Callable[[], object]) -> float:
