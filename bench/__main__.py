@@ -66,12 +66,13 @@ def _played(name: str) -> list[Table]:
     told.close()
     try:
         found: list[Table] = tables.recv()
-    except BaseException as error:
+        child.join()
+        return found
+    except EOFError:
+        raise SystemExit(f"bench {name} failed") from None
+    finally:
         child.terminate()
         child.join()
-        raise SystemExit(f"bench {name} failed") if isinstance(error, EOFError) else error
-    child.join()
-    return found
 
 
 if __name__ == "__main__":
