@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -22,6 +23,7 @@ from necrocode.statedir import read
 
 _BROKEN = (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError, ConfigError)
 """What parsing raises for a file that is no record."""
+_QUEUED = re.compile(r"([cr])-(\d\d)-(\d{18}|[1-9]\d{18,})-(none|any|[1-9]\d*)\.(.+)\.json", re.ASCII | re.DOTALL)
 _NO_FILE = (errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.EACCES, errno.EPERM)
 """What reading says of something that will never be a record: a link, a folder, a socket, not ours to read. Other
 errors (a failing disk, too many open files) may pass, so they are told and prove nothing about the file."""
@@ -63,14 +65,12 @@ class QueueName(NamedTuple):
 
     @classmethod
     def parse(cls, name: str) -> QueueName:
-        stem, suffix = os.path.splitext(name)
-        key, _, runner_id = stem.partition(".")
-        kind, priority, ticket, slot = key.split("-")
-        limit = None if slot in ("none", "any") else int(slot)
-        parsed = cls(kind == "c", 49 - int(priority), int(ticket), slot != "none", limit, runner_id)
-        if suffix != ".json" or not runner_id or parsed.priority not in PRIORITIES or str(parsed) != name:
+        found = _QUEUED.fullmatch(name)  # a line may be thousands long, and whoever comes reads all of it
+        if found is None or (priority := 49 - int(found[2])) not in PRIORITIES:
             raise ValueError(f"{name!r} is no waiter's name")
-        return parsed
+        kind, _, ticket, slot, runner_id = found.groups()
+        limit = None if slot in ("none", "any") else int(slot)
+        return cls(kind == "c", priority, int(ticket), slot != "none", limit, runner_id)
 
     @classmethod
     def of(cls, waiter: Waiter) -> QueueName:
