@@ -50,6 +50,6 @@ def _machine() -> type:
 PART = Part(
     f"random operations on real files ({STEPS} steps each) against a model in plain Python: they agree",
     "examples",
-    10_000,
+    20_000,
     play,
 )
