@@ -34,7 +34,7 @@ IMPORT = 4.0
 """`import necrocode` against python alone; the target is 30 ms more."""
 POOL = 2.5
 """Calls through a WorkerPool against a bare ThreadPoolExecutor; the target is 2."""
-GROUP = 5.0
+GROUP = 4.0
 """Coroutines through a group of `necrocode.parallel` against asyncio.gather; the target is 3."""
 LOOKS = 3
 

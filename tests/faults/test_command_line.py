@@ -32,7 +32,7 @@ COMMANDS = {
     "status": ("status",),
 }
 ERRORS = ("ENOSPC", "EIO", "EACCES")
-SAMPLE = 4
+SAMPLE = 6
 """Calls of each command that are taken, evenly spread, each killed and failed."""
 TOLD = {0, 1, 2, 75, 124, 125, 126, 127}
 
