@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -27,7 +28,8 @@ def main() -> None:
         root = Path(tempfile.mkdtemp(dir=place(), prefix="necrocode-bench-"))
         try:
             FileLedger(root / "state")
-            Sqlite(root / "peer.db").make()
+            with closing(Sqlite(root / "peer.db")) as table:
+                table.make()
             (root / "peer").mkdir()
             peers: dict[str, Callable[[], float]] = {
                 "necrocode": partial(_all, processes, partial(_ledger, root)),

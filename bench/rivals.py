@@ -53,6 +53,10 @@ class Sqlite:
         )
         return self
 
+    def close(self) -> None:
+        """Now: let go by the garbage collector, it would take its files away at any later time."""
+        self._db.close()
+
     def take(self, owner: str, claims: Claims) -> None:
         db = self._db
         db.execute("begin immediate")

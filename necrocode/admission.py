@@ -71,11 +71,11 @@ class Waiter:
         adding: bool = False,
         needs_slot: bool = True,
         limit: int | None = None,
-        read: Callable[[], Wish] = Wish,
+        read: Callable[[Waiter], Wish] | None = None,
     ) -> None:
         self.runner_id, self.ticket, self.priority, self.adding = runner_id, ticket, priority, adding
         self.needs_slot, self.limit = needs_slot and not adding, limit
-        self._read = read
+        self._read = read or known(Wish())
         self._wish: Wish | None = None
 
     @property
@@ -86,8 +86,13 @@ class Waiter:
     @property
     def wish(self) -> Wish:
         if self._wish is None:
-            self._wish = self._read()
+            self._wish = self._read(self)
         return self._wish
+
+
+def known(wish: Wish) -> Callable[[Waiter], Wish]:
+    """For a wish that need not be read."""
+    return lambda waiter: wish
 
 
 def quotas_of(spec_name: str, user: str) -> tuple[str, str]:

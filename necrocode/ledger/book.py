@@ -26,6 +26,7 @@ class Book:
         self._state, self._ring, self._is_held = state, ring, is_held
         self._root = str(state.root)
         self._config = f"{self._root}/config.json"
+        self._reads = self._read_wish  # one for all: a line may be thousands long, in each of thousands of processes
         self.view = View()
         self.trouble: StateUnreadable | None = None
         self.quarantined: list[dict[str, str]] = []
@@ -172,15 +173,15 @@ class Book:
         self.drop_lease(folder, name)
 
     def _learn_waiter(self, file_name: str) -> None:
-        place = f"queue/{file_name}"
         try:
             name = QueueName.parse(file_name)
         except ValueError as error:
-            return self.set_aside(place, str(error))
-        return self._line_up(file_name, name.waiter(lambda: self._read_wish(place)))
+            return self.set_aside(f"queue/{file_name}", str(error))
+        return self._line_up(file_name, name.waiter(self._reads))
 
-    def _read_wish(self, place: str) -> Wish:
+    def _read_wish(self, waiter: Waiter) -> Wish:
         """A wish that nobody can read is for nothing; its waiter finds its entry gone, and asks again."""
+        place = f"queue/{QueueName.of(waiter)}"
         try:
             return wish_of(read_record(f"{self._root}/{place}"))
         except FileNotFoundError:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import random
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -18,9 +17,10 @@ from contextlib import contextmanager, suppress
 
 from necrocode import process
 from necrocode.errors import Deadlock, GateTimeout, LeaseLost, Refused, StateUnreadable, StateUnusable
+from necrocode.ledger.knock import Place, knock
 from necrocode.ledger.records import LeaseName, QueueName
 from necrocode.ledger.ring import START, WIDTH, Header, Ring
-from necrocode.statedir import UNSHARED, StateDir, flock, refused, share, told
+from necrocode.statedir import UNSHARED, StateDir, refused, share, told
 
 _COUNTER = 64
 """Bytes of the counter's line."""
@@ -29,8 +29,6 @@ _LENGTH = START - WIDTH
 _LARGEST = 1 << 53
 DECIDED = (Refused, LeaseLost, Deadlock, StateUnreadable)
 """Answers: everything is as it should be. After any other error a move may have been cut short."""
-_SHORTEST_NAP = 2e-5
-_LONGEST_NAP = 0.05
 
 
 class Gate:
@@ -40,6 +38,7 @@ class Gate:
         self._state, self._patience = state, patience
         self._path = str(state.lock)
         self._descriptor: int | None = None
+        self._line: Place | None = None
         self._ours = (0, 0)
         self._place: tuple[int, int] | None = None
         self._threads = threading.Lock()
@@ -118,6 +117,7 @@ class Gate:
             self._write_state(f"free {self.generation}", self._header)
 
     def _unlock(self) -> None:
+        self._leave_line()
         if self._descriptor is not None and self._pid == os.getpid():
             try:
                 fcntl.flock(self._descriptor, fcntl.LOCK_UN)
@@ -127,31 +127,32 @@ class Gate:
     def _lock(self, patience: float) -> None:
         deadline = time.monotonic() + patience
         while True:
-            self._knock(deadline, patience)
-            if self._is_current():
+            if self._take(deadline, patience) and self._is_current():
                 return
             # Somebody removed or replaced the directory; what we locked protects nothing.
             self._close()
 
-    def _knock(self, deadline: float, patience: float) -> None:
-        attempt, since = 0, time.monotonic()
-        self._inside = self._open()
-        while True:
-            try:
-                return flock(self._inside, fcntl.LOCK_EX | fcntl.LOCK_NB, self._path)
-            except BlockingIOError:
-                if (now := time.monotonic()) > deadline:
-                    inside = (
-                        os.pread(self._inside, _LENGTH - _COUNTER, _COUNTER).decode(errors="replace").strip(" \n\0")
-                    )
-                    raise GateTimeout(self._path, patience, inside) from None
-            attempt += 1
-            if attempt < 4:
-                os.sched_yield() if hasattr(os, "sched_yield") else time.sleep(0)
-            else:
-                # In proportion to the time spent here: hundreds who look often would leave no time to the one inside.
-                nap = min(_LONGEST_NAP, max(_SHORTEST_NAP, (now - since) / 4))
-                time.sleep(nap * random.uniform(0.5, 1.5))
+    def _take(self, deadline: float, patience: float) -> bool:
+        """Lock the file that is there now; False while that file is being replaced. Raises GateTimeout."""
+        self._inside = descriptor = self._open()
+        if knock(descriptor, self._path, deadline):
+            return True
+        try:
+            self._line = Place(self._path)
+            taken, self._inside = self._line.reached(deadline), self._line.descriptor
+        except FileNotFoundError:
+            return False
+        except (OSError, RuntimeError):  # out of descriptors or of threads
+            taken = knock(descriptor, self._path, deadline, stay=True)
+        if taken:
+            return os.path.sameopenfile(descriptor, self._inside)
+        inside = os.pread(descriptor, _LENGTH - _COUNTER, _COUNTER).decode(errors="replace").strip(" \n\0")
+        raise GateTimeout(self._path, patience, inside)
+
+    def _leave_line(self) -> None:
+        line, self._line = self._line, None
+        if line is not None:
+            line.leave()
 
     def _is_current(self) -> bool:
         try:
@@ -184,6 +185,7 @@ class Gate:
         self._close()
 
     def _close(self) -> None:
+        self._leave_line()
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             with suppress(OSError):
@@ -236,5 +238,5 @@ def _boot() -> str:
 def reset_after_fork(gates: Iterable[Gate]) -> None:
     """In a forked child: a gate that another thread held at the fork would never open again there."""
     for gate in gates:
-        gate._threads = threading.Lock()
+        gate._threads, gate._line = threading.Lock(), None
         gate._close()

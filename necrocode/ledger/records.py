@@ -78,7 +78,7 @@ class QueueName(NamedTuple):
             waiter.adding, waiter.priority, waiter.ticket, waiter.needs_slot, waiter.limit, waiter.runner_id
         )  # fmt: skip
 
-    def waiter(self, read: Callable[[], Wish]) -> Waiter:
+    def waiter(self, read: Callable[[Waiter], Wish]) -> Waiter:
         """The waiter of this name; the rest of what it wants is read when it is first needed."""
         return Waiter(
             self.runner_id, self.ticket, self.priority,

@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import NamedTuple
 
 from necrocode import admission, process
@@ -163,7 +162,7 @@ def _waiters(
             continue
         record = _read(state, "queue", file_name, unreadable)
         if record:
-            waiter = name.waiter(partial(wish_of, record))
+            waiter = name.waiter(admission.known(wish_of(record)))
             view.waiting[waiter.key] = waiter
             records.setdefault(name.runner_id, record)
             found.append((waiter, record))

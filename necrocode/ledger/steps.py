@@ -35,7 +35,7 @@ class Steps(Store):
         # Its number is drawn when all are served who come before it: tokens grow with every grant.
         waiter = Waiter(
             request.runner_id, _LAST, request.priority,
-            needs_slot=request.slot, limit=request.limit, read=lambda: wish,
+            needs_slot=request.slot, limit=request.limit, read=admission.known(wish),
         )  # fmt: skip
         found = self._settle(waiter)
         if found is None and self.view.waiting:
@@ -161,7 +161,7 @@ class Steps(Store):
     def _extend(self, lease: Lease, wanted: tuple[Claim, ...], dropped: frozenset[Claim], wait: bool) -> Waiter | None:
         standing = self._mine(lease)
         wish = Wish(tuple(claim for claim in wanted if claim not in standing.claims))
-        waiter = Waiter(lease.runner_id, self._next() if wish.claims else 0, adding=True, read=lambda: wish)
+        waiter = Waiter(lease.runner_id, self._next() if wish.claims else 0, adding=True, read=admission.known(wish))
         found = self._settle(waiter) if wish.claims else None
         if found and not wait:
             self._tell_obstacle("lease.refused", waiter, found)

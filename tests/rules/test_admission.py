@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from necrocode.admission import Obstacle, Standing, View, Waiter, Wish, cycle, grantable, holder_of, obstacle
+from necrocode.admission import Obstacle, Standing, View, Waiter, Wish, cycle, grantable, holder_of, known, obstacle
 from necrocode.claim import Claim
 
 
@@ -25,7 +25,7 @@ def standing(name: str, held: str = "", token: int = 1, **more: Any) -> Standing
 
 
 def waiter(name: str, ticket: int, wanted: str = "", priority: int = 0, spec: str = "", **more: Any) -> Waiter:
-    return Waiter(name, ticket, priority, read=lambda: Wish(claims(wanted), spec), **more)
+    return Waiter(name, ticket, priority, read=known(Wish(claims(wanted), spec)), **more)
 
 
 def view(*parties: Standing | Waiter, **terms: Any) -> View:
@@ -115,7 +115,7 @@ def test_quotas(quotas: dict[str, int], spec: str, expected: object) -> None:
         standing("h", spec_name="x", user="u"), standing("g", spec_name="z", user="u"),
         standing("fenced", spec_name="x", user="u", fenced=True), quotas=quotas,
     )  # fmt: skip
-    asked = Waiter("w", 9, read=lambda: Wish((), spec, "u"))
+    asked = Waiter("w", 9, read=known(Wish((), spec, "u")))
     assert found(obstacle(seen, asked)) == expected
 
 
@@ -184,7 +184,7 @@ def test_a_full_house_is_not_asked_what_it_wants() -> None:
     read: list[str] = []
 
     def asked(name: str, ticket: int) -> Waiter:
-        return Waiter(name, ticket, read=lambda: (read.append(name), Wish(claims("x")))[1])
+        return Waiter(name, ticket, read=lambda _: (read.append(name), Wish(claims("x")))[1])
 
     seen = view(standing("h"), *(asked(f"w{at}", at) for at in range(9)), limit=1)
     assert list(grantable(seen)) == [] and read == []
