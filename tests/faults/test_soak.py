@@ -101,7 +101,7 @@ def test_a_little_of_the_kills(tmp_path: Path) -> None:
 
 
 @only_in_the_gate
-@pytest.mark.parametrize(("part", "share", "least"), [("model", 0.002, 20), ("crowds", 0.01, 50)])
+@pytest.mark.parametrize(("part", "share", "least"), [("model", 0.002, 20), ("crowds", 0.0025, 50)])
 def test_a_little_of(part: str, share: float, least: int, tmp_path: Path) -> None:
     played(tmp_path, part, share, least)
 
