@@ -73,22 +73,35 @@ class Gate:
         except OSError as error:
             raise refused(error, self._path) from error
         finally:
-            self._unlock()
-            self._threads.release()
+            try:
+                self._unlock()
+            finally:
+                self._threads.release()
 
     def peek(self) -> tuple[bool, int]:
         """Whether the gate is marked free, and its generation, without entering."""
-        with told(self._path):
-            return _parse_state(os.pread(self._open(), _LENGTH - _COUNTER, _COUNTER))
+        return _parse_state(self._read(_LENGTH - _COUNTER))
 
     def explains(self, stamps: tuple[int, ...]) -> bool:
         """Whether the gate is free, and the last one out left the folders of leases at these times: what happened there
         happened in here, and was followed up. Without entering."""
-        with told(self._path):
-            text = os.pread(self._open(), START - _COUNTER, _COUNTER)
+        text = self._read(START - _COUNTER)
         free, generation = _parse_state(text[: _LENGTH - _COUNTER])
         left = Header.parse(text[_LENGTH - _COUNTER :])
         return free and left is not None and left.through == generation and left.stamps[:2] == stamps
+
+    def _read(self, size: int) -> bytes:
+        """What stands there after the counter, by a descriptor of its own: ours is for the thread that is inside."""
+        with told(self._path):
+            try:
+                descriptor = os.open(self._path, os.O_RDONLY | os.O_NONBLOCK | UNSHARED)
+            except FileNotFoundError:
+                self._must_exist()
+                return b""
+            try:
+                return os.pread(descriptor, size, _COUNTER)
+            finally:
+                os.close(descriptor)
 
     def next(self) -> int:
         """The next number of the counter, on disk before it is used. Only inside."""
@@ -123,6 +136,7 @@ class Gate:
                 fcntl.flock(self._descriptor, fcntl.LOCK_UN)
             except OSError:
                 self._close()  # closing it lets go too, and a gate that stays shut would stop everybody
+        self._inside = -1
 
     def _lock(self, patience: float) -> None:
         deadline = time.monotonic() + patience
@@ -134,25 +148,38 @@ class Gate:
 
     def _take(self, deadline: float, patience: float) -> bool:
         """Lock the file that is there now; False while that file is being replaced. Raises GateTimeout."""
+        self._leave_line()
         self._inside = descriptor = self._open()
-        if knock(descriptor, self._path, deadline):
+        # Who gave up once may still stand in the line: one place is enough, and is left by nobody but the kernel.
+        if knock(descriptor, self._path, deadline, stay=self._line is not None):
             return True
         try:
-            self._line = Place(self._path)
-            taken, self._inside = self._line.reached(deadline), self._line.descriptor
+            taken = self._stand_in_line(deadline)
         except FileNotFoundError:
             return False
-        except (OSError, RuntimeError):  # out of descriptors or of threads
+        except (OSError, RuntimeError, MemoryError):  # out of descriptors or of threads
             taken = knock(descriptor, self._path, deadline, stay=True)
         if taken:
             return os.path.sameopenfile(descriptor, self._inside)
-        inside = os.pread(descriptor, _LENGTH - _COUNTER, _COUNTER).decode(errors="replace").strip(" \n\0")
-        raise GateTimeout(self._path, patience, inside)
+        raise GateTimeout(self._path, patience, self._who_is_inside())
+
+    def _stand_in_line(self, deadline: float) -> bool:
+        if self._line is not None or time.monotonic() > deadline:
+            return False
+        self._line = Place(self._path)
+        if taken := self._line.reached(deadline):
+            self._inside = self._line.descriptor
+        return taken
+
+    def _who_is_inside(self) -> str:
+        raw = self._read(_LENGTH - _COUNTER)
+        return "" if _parse_state(raw)[0] else raw.decode(errors="replace").strip(" \n\0")
 
     def _leave_line(self) -> None:
-        line, self._line = self._line, None
-        if line is not None:
-            line.leave()
+        if self._line is not None:
+            self._line.leave()
+            if self._line.empty:
+                self._line = None
 
     def _is_current(self) -> bool:
         try:
@@ -171,8 +198,7 @@ class Gate:
             return self._descriptor
         # An inherited descriptor shares its lock with the parent: a forked child needs one of its own.
         self._close()
-        if not os.path.isdir(self._state.root):
-            raise StateUnusable(str(self._state.root), "the state directory is gone")
+        self._must_exist()
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | UNSHARED, self._state.file_mode)
         found = os.fstat(descriptor)
         if found.st_uid == os.geteuid():
@@ -180,6 +206,10 @@ class Gate:
         self._ours = found.st_dev, found.st_ino
         self._descriptor, self._pid = descriptor, os.getpid()
         return descriptor
+
+    def _must_exist(self) -> None:
+        if not os.path.isdir(self._state.root):
+            raise StateUnusable(str(self._state.root), "the state directory is gone")
 
     def __del__(self) -> None:
         self._close()
@@ -239,4 +269,6 @@ def reset_after_fork(gates: Iterable[Gate]) -> None:
     """In a forked child: a gate that another thread held at the fork would never open again there."""
     for gate in gates:
         gate._threads, gate._line = threading.Lock(), None
+        gate._inside = -1  # who was inside is so no more
+        gate.ring.shut()
         gate._close()

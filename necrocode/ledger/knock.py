@@ -13,6 +13,7 @@ import fcntl
 import os
 import random
 import signal
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -63,18 +64,23 @@ class Place:
             finally:
                 os.close(low)
         self._deciding, self._over = threading.Lock(), threading.Event()
-        self._alone = self._left = False
+        self._taken = self._left = False
         self._trouble: OSError | NecrocodeError | None = None
+
+    @property
+    def empty(self) -> bool:
+        """Whether nobody stands here any more."""
+        return self._over.is_set() or not self._taken
 
     def reached(self, deadline: float) -> bool:
         """Whether the lock was ours before the deadline. Whatever happens here, `leave` is to be called.
 
         Raises RuntimeError when the system gives no thread, and what it answers to flock."""
-        self._alone = True
+        self._taken = True
         try:
             _thread.start_new_thread(self._stand, ())
-        except RuntimeError:
-            self._alone = False
+        except (RuntimeError, MemoryError):
+            self._taken = False
             raise
         if not self._over.wait(max(0.0, deadline - time.monotonic())):
             return False
@@ -83,26 +89,44 @@ class Place:
         return True
 
     def leave(self) -> None:
-        """Let go of the lock, or of the hope for it."""
+        """Let go of the lock, or of the hope for it. May be called again."""
         with self._deciding:
-            self._left = True
-            if self._over.is_set() or not self._alone:
+            if self.empty:
                 self._let_go()
+            elif not self._left:
+                self._left = True
+                self._disown()
 
     def _stand(self) -> None:
-        # Signals are for the other threads: one that came here would cost the place in the line.
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
+            # Signals are for the other threads: one that came here would cost the place in the line.
+            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
             flock(self.descriptor, fcntl.LOCK_EX, self._path)
         except (OSError, NecrocodeError) as error:
             self._trouble = error
-        with self._deciding:
-            self._over.set()
-            if self._left:
-                self._let_go()
+        finally:
+            with self._deciding:
+                self._over.set()
+                if self._left:
+                    self._let_go()
+
+    def _disown(self) -> None:
+        """Put something else under the number. Only the sleeping call has the file then, and when it is given the lock
+        the kernel drops both: a thread that has to wait for its turn in this process would keep everybody out."""
+        if sys.platform != "linux":
+            return  # elsewhere the call might be waited for
+        with suppress(OSError):
+            reading, writing = os.pipe()
+            os.dup2(reading, self.descriptor, inheritable=False)
+            os.close(reading)
+            os.close(writing)
 
     def _let_go(self) -> None:
+        descriptor = self.descriptor
+        if descriptor < 0:
+            return
         # Unlocked by name: a child that is being forked may have a copy of the descriptor yet.
         with suppress(OSError):
-            fcntl.flock(self.descriptor, fcntl.LOCK_UN)
-        lifeline.close(self.descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+        self.descriptor = -1
+        lifeline.close(descriptor)

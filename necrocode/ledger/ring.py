@@ -101,6 +101,10 @@ class Ring:
         """Whether this pass began a new one: something had happened that no ring told of."""
         return self._fresh
 
+    def shut(self) -> None:
+        """The file under our descriptor is not ours any more."""
+        self._descriptor = -1
+
     def forget(self) -> None:
         """Our view is worth nothing: the next one is made from the listings."""
         self._seen = None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import os
 import resource
 import shutil
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,10 +30,10 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="who waits in th
 
 
 @contextmanager
-def kept_shut(root: Path) -> Iterator[int]:
+def kept_shut(root: Path, how: int = fcntl.LOCK_EX) -> Iterator[int]:
     """The gate, held by this process as if it were inside."""
     gate = os.open(root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    fcntl.flock(gate, fcntl.LOCK_EX)
+    fcntl.flock(gate, how)
     try:
         yield gate
     finally:
@@ -97,6 +99,72 @@ def test_whoever_gives_up_lets_go_of_the_hope_too(state_root: Path) -> None:
     wait_for(lambda: in_line(state_root) == [])
     FileLedger(state_root, patience=5).register(Request("b"))  # ... which is given back at once
     assert ledger.register(Request("a")).token
+
+
+def test_whoever_gives_up_keeps_nobody_out_while_it_is_busy(state_root: Path) -> None:
+    """The lock is given to a call of a process whose threads all wait for the one that has the interpreter."""
+    FileLedger(state_root)
+    assert run_clean(_busy_after_giving_up, str(state_root)) == b"in"
+
+
+def _busy_after_giving_up(root: str) -> bytes:
+    told, tell = os.pipe()
+    gone, go = os.pipe()
+    ready, say = os.pipe()
+    other = os.fork()
+    if not other:
+        with kept_shut(Path(root)):
+            os.write(say, b"!")
+            os.read(gone, 1)
+        try:
+            with FileLedger(root, patience=3)._door.held("next"):
+                os.write(tell, b"in")
+        except GateTimeout:
+            os.write(tell, b"no")
+        os._exit(0)
+    os.read(ready, 1)
+    knock._KNOCKING = 0.1
+    with pytest.raises(GateTimeout):
+        FileLedger(root, patience=0.4).register(Request("a"))
+    os.write(go, b"!")
+    answer = ctypes.create_string_buffer(3)
+    ctypes.PyDLL(None).read(told, answer, 2)  # which does not let go of the interpreter
+    os.waitpid(other, 0)
+    return answer.value
+
+
+def test_giving_up_again_and_again_costs_one_thread(state_root: Path) -> None:
+    ledger = FileLedger(state_root, patience=0.15)
+    ledger.sweep()
+    before = len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
+    with kept_shut(state_root):
+        for _ in range(5):
+            with pytest.raises(GateTimeout):
+                ledger.register(Request("a"))
+        assert len(os.listdir("/proc/self/task")) <= before[1] + 1
+    wait_for(lambda: len(os.listdir("/proc/self/task")) == before[1])
+    assert ledger.register(Request("a")).token
+    ledger.release(ledger.find("a"))
+    assert len(os.listdir("/proc/self/fd")) == before[0]
+
+
+def test_looking_while_another_thread_comes_in_for_the_first_time(state_root: Path) -> None:
+    """Whatever the one opens is none of the other's business: the gate is open again afterwards."""
+    FileLedger(state_root).sweep()
+    for _ in range(100):
+        ledger, both = FileLedger(state_root, patience=5), threading.Barrier(2)
+
+        def look(ledger: FileLedger = ledger, both: threading.Barrier = both) -> None:
+            both.wait()
+            ledger.snapshot()
+
+        looking = threading.Thread(target=look)
+        looking.start()
+        both.wait()
+        ledger.sweep()
+        looking.join()
+        with kept_shut(state_root, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            pass
 
 
 def test_whoever_is_interrupted_in_line_leaves_it(state_root: Path, puppet: MakePuppet) -> None:
