@@ -64,7 +64,7 @@ class Place:
             finally:
                 os.close(low)
         self._deciding, self._over = threading.Lock(), threading.Event()
-        self._taken = self._left = False
+        self._taken = self._locked = self._left = False
         self._trouble: OSError | NecrocodeError | None = None
 
     @property
@@ -82,11 +82,9 @@ class Place:
         except (RuntimeError, MemoryError):
             self._taken = False
             raise
-        if not self._over.wait(max(0.0, deadline - time.monotonic())):
-            return False
-        if self._trouble:
+        if self._over.wait(max(0.0, deadline - time.monotonic())) and self._trouble:
             raise self._trouble
-        return True
+        return self._locked
 
     def leave(self) -> None:
         """Let go of the lock, or of the hope for it. May be called again."""
@@ -102,6 +100,7 @@ class Place:
             # Signals are for the other threads: one that came here would cost the place in the line.
             signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
             flock(self.descriptor, fcntl.LOCK_EX, self._path)
+            self._locked = True
         except (OSError, NecrocodeError) as error:
             self._trouble = error
         finally:
