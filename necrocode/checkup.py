@@ -236,6 +236,7 @@ def _space(state: StateDir) -> Iterator[Finding]:
 def _gate(state: StateDir) -> Iterator[Finding]:
     """Whether the gate opens; who is inside when it does not."""
     if not state.lock.exists():
+        yield Finding("gate", True, "nobody has come in yet")
         return
     descriptor = os.open(state.lock, os.O_RDWR | UNSHARED)
     try:
