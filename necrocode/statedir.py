@@ -71,7 +71,7 @@ class StateDir:
                 self._furnish()
             self.version = self._version()
             if create:
-                self._make_folders()
+                self.make_folders()
 
     def __getattr__(self, name: str) -> Path:
         """`state.runners`, `state.queue`, ...: the folder of that name."""
@@ -113,14 +113,14 @@ class StateDir:
             raise StateUnusable(
                 str(self.root), "holds other files and is no state directory", hint="name an empty or a new directory"
             )
-        self._make_folders()
+        self.make_folders()
         if not (self.root / "README.md").exists():
             self.write(self.root / "README.md", README.encode())
         # Durably: one that a power cut left empty could not be told from damage, and would shut out everybody.
         self.write(self.root / "VERSION", f"{FORMAT}\n".encode(), durable=True)
 
-    def _make_folders(self) -> None:
-        # Also those that somebody deleted, as the README allows for some of them.
+    def make_folders(self) -> None:
+        """Those that are missing: all of a new directory, and what somebody deleted, as the README allows for some."""
         mode = stat.S_IMODE(os.stat(self.root).st_mode)
         for folder in FOLDERS:
             if not os.path.isdir(self.root / folder):

@@ -13,14 +13,14 @@ from typing import Any, TypeVar
 
 from necrocode import journal, process
 from necrocode.admission import View, Waiter
-from necrocode.errors import GateTimeout, LeaseLost, StateUnreadable
+from necrocode.errors import GateTimeout, StateUnreadable, StateUnusable
 from necrocode.event import Event
 from necrocode.lease import Lease, RunnerInstance
 from necrocode.ledger import lifeline, waiting
 from necrocode.ledger.book import Book
 from necrocode.ledger.gate import DECIDED, Gate, reset_after_fork
 from necrocode.ledger.placing import LEASES, Placing, record_at
-from necrocode.ledger.records import Damaged, LeaseName, read_record, runner_of
+from necrocode.ledger.records import Damaged, read_record, runner_of
 from necrocode.ledger.snapshot import Snapshot, take
 from necrocode.ledger.terms import changed, read_terms, terms_of
 from necrocode.liveness import PUBLISHING_BOUND, Observer, may_publish
@@ -32,6 +32,8 @@ _LITTER_AGE = 60.0
 """Seconds after which an unlocked file in tmp/ is taken for what a dead process left."""
 _ROUND = 2.0
 """Seconds between two rounds of the watchman in which nothing happened."""
+_AGAIN = 0.02
+"""Seconds after which the watchman looks again at the soonest."""
 _HURRY = 1.0
 """Seconds that the watchman waits for the gate; when it stays shut, the next round will do."""
 
@@ -196,7 +198,18 @@ class FileLedger(Placing):
                 self._hush(lease)
 
     def _keep_watch(self, first: bool) -> float:
-        """The watchman's round, without the gate unless there is something to put right; seconds until the next.
+        """The watchman's round; seconds until the next. A folder that somebody removed is made again: nobody who waits
+        shall lose its place for that."""
+        try:
+            return self._round(first)
+        except (FileNotFoundError, StateUnusable) as error:
+            if not isinstance(error.__cause__ or error, FileNotFoundError):
+                raise
+            self.state.make_folders()
+            return _AGAIN
+
+    def _round(self, first: bool) -> float:
+        """Without the gate unless there is something to put right.
 
         In the first, those who wait are not looked at: in a long line everybody would read all of it once."""
         left = [_ROUND, *map(self._seconds_left, os.listdir(f"{self._root}/runners"))]
@@ -208,7 +221,7 @@ class FileLedger(Placing):
             with suppress(GateTimeout), self._gate("watch", patience=_HURRY):
                 self._clear_all() if min(left) <= 0 else self._schedule()
                 self._watched = seen
-        return max(0.02, min(left))
+        return max(_AGAIN, min(left))
 
     def _seconds_left(self, file_name: str) -> float:
         """Until this lease may be ended: 0 for a dead holder, and for one that is silent for too long."""
@@ -243,20 +256,6 @@ class FileLedger(Placing):
         if lease.mark != (lease.revision, found.st_ino, found.st_size, found.st_mtime_ns):
             self._look_closer(lease, found)
         return None
-
-    def _look_again(self, lease: Lease) -> None:
-        """Our record has another name now: a later revision of ours, or none."""
-        token: int | None = None
-        with told(self._root), suppress(FileNotFoundError):
-            for file_name in os.listdir(f"{self._root}/runners"):
-                with suppress(ValueError):
-                    name = LeaseName.parse(file_name)
-                    if name.runner_id == lease.runner_id:
-                        token = name.token
-                        if token == lease.token and name.revision > lease.revision:
-                            lease.revision = name.revision
-        if token is None or token != lease.token or not self._owns(lease):
-            raise LeaseLost(lease.runner_id, ours=lease.token, found=token)
 
     def _look_closer(self, lease: Lease, found: os.stat_result) -> None:
         """Our record is a later revision than we knew, or somebody touched it: see whether it is whole."""

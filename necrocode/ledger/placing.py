@@ -220,6 +220,31 @@ class Placing(Operations):
             since = self._observer.silent(f"{runner_id} publishing", round(now - seen.publishing, 3), now)
         return Seen(True, self._observer.silent(runner_id, round(now - seen.silent, 3), now), since)
 
+    def _look_again(self, lease: Lease) -> None:
+        """Our record has another name now: a later revision of ours, or none."""
+        token: int | None = None
+        with told(self._root), suppress(FileNotFoundError):
+            for file_name in os.listdir(f"{self._root}/runners"):
+                with suppress(ValueError):
+                    name = LeaseName.parse(file_name)
+                    if name.runner_id == lease.runner_id:
+                        token = name.token
+                        if token == lease.token and name.revision > lease.revision:
+                            lease.revision = name.revision
+            if token is None and self._owns(lease):
+                token = self._token_inside(lease)
+        if token is None or token != lease.token or not self._owns(lease):
+            raise LeaseLost(lease.runner_id, ours=lease.token, found=token)
+
+    def _token_inside(self, lease: Lease) -> int | None:
+        """Beside thousands a listing can miss a record that is being rewritten: inside the gate it is there."""
+        with self._gate("renew"):
+            standing = self.view.standing.get(lease.runner_id)
+            if standing is None or standing.fenced:
+                return None
+            lease.revision = max(lease.revision, standing.revision)
+            return standing.token
+
     def _life(self, runner_id: str) -> str:
         return f"{self._root}/live/{runner_id}"
 

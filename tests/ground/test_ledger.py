@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -800,8 +801,6 @@ class TestOverFiles:
 
     def test_the_state_directory_taken_away_costs_the_lease(self, files: FileLedger) -> None:
         """Also when somebody else has the same id and token in the new one."""
-        import shutil
-
         lease = files.register(request("a", "x.py"))
         shutil.rmtree(files.state.root)
         with pytest.raises(LeaseLost):
@@ -813,6 +812,35 @@ class TestOverFiles:
                 call(lease)
         with pytest.raises(ResourceConflictError):
             files.register(request("b", "x.py"))
+
+    def test_a_folder_that_is_removed_costs_nobody_its_place(self, state_root: Path, puppet: MakePuppet) -> None:
+        ledger, waiter = FileLedger(state_root), puppet(TICK="0.05")
+        lease = ledger.register(request("holder", "x.py"))
+        waiter.begin("register", request("waiter", "x.py"), wait=True)
+        wait_for(lambda: ledger.has_waiters())
+        for folder in ("fenced", "quarantine", "fenced"):
+            shutil.rmtree(state_root / folder)
+            wait_for(lambda: (state_root / "fenced").is_dir())
+        ledger.release(lease)
+        assert waiter.result().token > lease.token
+
+    def test_a_lease_is_only_lost_when_the_gate_says_so(
+        self, state_root: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Where thousands stand, one listing can miss a record that is rewritten meanwhile: both of its names."""
+        ledger = FileLedger(state_root)
+        lease = ledger.register(request("a", "x.py"))
+        ledger.claim(lease, [file("y.py")])
+        lease.revision -= 1  # as this thread still has it, while another one claims
+        listed = os.listdir
+
+        def missing(path: str) -> list[str]:
+            monkeypatch.setattr(os, "listdir", listed)
+            return [name for name in listed(path) if not name.startswith("a.")]
+
+        monkeypatch.setattr(os, "listdir", missing)
+        ledger.renew(lease)
+        assert lease.revision == 1
 
     def test_names_who_keeps_the_gate_shut(self, state_root: Path, puppet: MakePuppet) -> None:
         from filelock import FileLock
