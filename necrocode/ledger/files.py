@@ -203,7 +203,8 @@ class FileLedger(Placing):
         try:
             return self._round(first)
         except (FileNotFoundError, StateUnusable) as error:
-            if not isinstance(error.__cause__ or error, FileNotFoundError):
+            missing = isinstance(error.__cause__ or error, FileNotFoundError)
+            if not (missing and os.path.exists(f"{self._root}/VERSION")):
                 raise
             self.state.make_folders()
             return _AGAIN
