@@ -164,7 +164,7 @@ class Gate:
         raise GateTimeout(self._path, patience, self._who_is_inside())
 
     def _stand_in_line(self, deadline: float) -> bool:
-        if self._line is not None or time.monotonic() > deadline:
+        if time.monotonic() > deadline:
             return False
         self._line = Place(self._path)
         if taken := self._line.reached(deadline):

@@ -25,7 +25,7 @@ from tests.soak.history import History
 from tests.soak.part import Part, Soak
 
 CROWD = 4000
-"""Four times as many take sixteen times as long: each reads the whole line once when it comes, and once when it is the
+"""Four times as many take ten times as long: each reads the whole line once when it comes, and once when it is the
 first of it."""
 INSIDE = 0.03
 """Seconds with the slot: long enough that all slots are taken at once, and one too many would be seen."""
