@@ -127,8 +127,8 @@ def facts(board: Board) -> dict[str, Any]:
         "limit": snapshot.limit if snapshot else None,
         "quotas": snapshot.quotas if snapshot else {},
         "live": snapshot.live if snapshot else 0,
-        "runners": [_runner_facts(seen, at) for seen in snapshot.runners] if snapshot else [],
-        "waiting": [_waiter_facts(waiter, at) for waiter in snapshot.waiting] if snapshot else [],
+        "runners": [_runner_facts(seen) for seen in snapshot.runners] if snapshot else [],
+        "waiting": [_waiter_facts(waiter) for waiter in snapshot.waiting] if snapshot else [],
         "unreadable": snapshot.unreadable if snapshot else (),
         "finished": [event.to_dict() for event in board.finished[-50:]],
         "conflicts": [event.to_dict() for event in board.conflicts[-50:]],
@@ -137,21 +137,21 @@ def facts(board: Board) -> dict[str, Any]:
     }
 
 
-def _runner_facts(seen: Sighting, at: datetime) -> dict[str, Any]:
+def _runner_facts(seen: Sighting) -> dict[str, Any]:
     return {
         **_who(seen.record), "token": seen.token, "state": seen.state, "liveness": seen.liveness,
         "silent_seconds": seen.silent, "publishing": seen.publishing, "since": seen.record.start_time,
-        "age_seconds": (at - seen.record.start_time).total_seconds(), "waited_seconds": seen.record.waited_seconds,
+        "age_seconds": seen.age, "waited_seconds": seen.record.waited_seconds,
         "slot": seen.record.slot, "claims": seen.record.claims,
     }  # fmt: skip
 
 
-def _waiter_facts(waiter: Waiting, at: datetime) -> dict[str, Any]:
+def _waiter_facts(waiter: Waiting) -> dict[str, Any]:
     return {
         **_who(waiter.record), "position": waiter.position, "adding": waiter.adding, "liveness": waiter.liveness,
         "reason": waiter.reason, "claims": waiter.record.claims, "blockers": waiter.blockers, "live": waiter.live,
         "limit": waiter.limit, "since": waiter.record.start_time,
-        "waiting_seconds": (at - waiter.record.start_time).total_seconds(),
+        "waiting_seconds": waiter.age,
     }  # fmt: skip
 
 

@@ -8,6 +8,7 @@ patterns can name a common path, and not both are shared. Everything here is tex
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -40,7 +41,7 @@ class Claim(NamedTuple):
     @classmethod
     def workspace(cls, path: str) -> Claim:
         """A directory that one runner works in; nested ones conflict. Give the real, absolute path."""
-        return cls("workspace", f"{_escaped(normalised(path, literal=True))}/**".lstrip("/"))
+        return cls("workspace", f"{escaped(normalised(path, literal=True))}/**".lstrip("/"))
 
     @classmethod
     def parse(cls, text: str, repository: str = "") -> Claim:
@@ -150,7 +151,10 @@ def _segments_meet(ours: str, theirs: str) -> bool:
         return True
     if not _is_wild(ours) and not _is_wild(theirs):
         return _literal(ours) == _literal(theirs)
-    return _meet(_symbols(ours), _symbols(theirs), "*", lambda a, b: a == b or "?" in (a, b))
+    return any(
+        _meet(one, other, "*", lambda a, b: a == b or "?" in (a, b))
+        for one, other in itertools.product(_readings(ours), _readings(theirs))
+    )
 
 
 def _meet(ours: Segments, theirs: Segments, many: str, one: Callable[[str, str], bool]) -> bool:
@@ -169,6 +173,13 @@ def _meet(ours: Segments, theirs: Segments, many: str, one: Callable[[str, str],
                 row.append(reach[at] and one(item, other))
         reach = row
     return reach[-1]
+
+
+def _readings(segment: str) -> set[Segments]:
+    """What the segment can mean: a pattern, and the name as it is written. Files are called `[id].tsx`, and before one
+    of that name is there nobody can tell which is meant."""
+    written = tuple(char if char in "*?" else f" {char}" for char in segment)
+    return {_symbols(segment), *([written] if "[" in segment else [])}
 
 
 def _is_wild(segment: str) -> bool:
@@ -197,7 +208,8 @@ def _symbols(segment: str) -> Segments:
     return tuple(symbols)
 
 
-def _escaped(path: str) -> str:
+def escaped(path: str) -> str:
+    """The pattern that names this very path."""
     return "".join(f"[{char}]" if char in "*?[" else char for char in path)
 
 

@@ -88,7 +88,7 @@ def _of_runner(snapshot: Snapshot, found: Found, runner_id: str, story: list[Eve
 
 
 def _why_it_waits(waiter: Waiting) -> Iterator[str]:
-    since = duration((datetime.now(UTC) - waiter.record.start_time).total_seconds())
+    since = duration(waiter.age)
     more = "more: " if waiter.adding else ""
     ahead = f", number {waiter.position} in line" if waiter.position > 1 else ""
     yield f"waits for {more}{wish(waiter)}" + ("" if waiter.adding else f", for {since}") + ahead
@@ -102,11 +102,11 @@ def _why_it_waits(waiter: Waiting) -> Iterator[str]:
 
 def _what_it_holds(seen: Sighting, story: list[Event]) -> Iterator[str]:
     record = seen.record
-    age = duration((datetime.now(UTC) - record.start_time).total_seconds())
     phase = next((f", now in {e.facts.get('phase')}" for e in reversed(story) if e.kind == "phase.started"), "")
     pid = f", pid {record.holder.pid}" if record.holder else ""
     waited = f", after waiting {duration(record.waited_seconds)}" if record.waited_seconds >= 0.05 else ""
-    yield f"{'runs' if seen.state == 'running' else 'is fenced'} for {age}{waited}{phase}{pid}, token {seen.token}"
+    does = "runs" if seen.state == "running" else "is fenced"
+    yield f"{does} for {duration(seen.age)}{waited}{phase}{pid}, token {seen.token}"
     if seen.liveness == "dead":
         yield "its process has ended; the lease goes with the next move, or `necrocode gc --yes`"
     if seen.liveness == "silent":

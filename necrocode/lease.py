@@ -65,17 +65,20 @@ class Request(NamedTuple):
     details: Mapping[str, str] = {}
 
     def checked(self) -> Request:
-        """This request, or ConfigError for an id, limit, priority or timeout that cannot be meant."""
+        """This request, or ConfigError for what cannot be meant, or could not be read again from its record."""
         checked_id(self.runner_id)
+        for field in ("task_id", "spec_name", "workspace_path"):
+            if not isinstance(text := getattr(self, field), str):
+                raise ConfigError(f"{field} {text!r} is not possible", hint='give text, "" for none')
         if self.limit is not None and (
             isinstance(self.limit, bool) or not isinstance(self.limit, int) or self.limit < 1
         ):
             raise ConfigError(
                 f"a limit of {self.limit!r} is not possible", hint="give a whole number from 1, or None for no limit"
             )
-        if self.priority not in PRIORITIES:
+        if type(self.priority) is not int or self.priority not in PRIORITIES:
             raise ConfigError(f"priority {self.priority!r} is out of range", hint="use -50 (last) to 49 (first)")
-        if isinstance(self.heartbeat_timeout, bool) or not self.heartbeat_timeout > 0:
+        if isinstance(self.heartbeat_timeout, bool) or not _are_seconds(self.heartbeat_timeout):
             raise ConfigError(
                 f"a heartbeat timeout of {self.heartbeat_timeout!r} is not possible", hint="give seconds > 0"
             )
@@ -83,7 +86,9 @@ class Request(NamedTuple):
 
 
 class RunnerInstance(NamedTuple):
-    """One live runner: the lease as it lies on disk. Times are UTC; `token` is None until the lease is granted."""
+    """One live runner: the lease as it lies on disk. Times are UTC; `token` is None until the lease is granted.
+
+    `mono` is `start_time` on the boot's clock, in seconds, for arithmetic: the other one may jump."""
 
     runner_id: str
     task_id: str
@@ -103,6 +108,7 @@ class RunnerInstance(NamedTuple):
     tree: bool = False
     holder: Identity | None = None
     details: Mapping[str, str] = {}
+    mono: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The flat JSON object that is the record's file."""
@@ -113,6 +119,7 @@ class RunnerInstance(NamedTuple):
             "spec_name": self.spec_name,
             "workspace_path": str(self.workspace_path),
             "start_time": self.start_time.astimezone(UTC).isoformat(),
+            "mono": None if self.mono is None else round(self.mono, 6),
             "last_heartbeat": self.last_heartbeat.astimezone(UTC).isoformat(),
             "files_locked": sorted(self.files_locked),
             "branches_used": sorted(self.branches_used),
@@ -152,7 +159,16 @@ class RunnerInstance(NamedTuple):
             tree=data.get("lifeline") == "tree",
             holder=Identity.from_dict(data) if "pid" in data else None,
             details=dict(data.get("details", {})),
+            mono=None if (mono := data.get("mono")) is None else _seconds(mono),
         )
+
+    def age(self, ours: Identity, now: datetime, mono: float) -> float:
+        """Seconds since `start_time`, for us whose clocks show these; by the boot's clock if theirs is the same."""
+        theirs = self.holder
+        same = theirs and (theirs.boot_id, theirs.time_namespace) == (ours.boot_id, ours.time_namespace)
+        if same and self.mono is not None:
+            return max(0.0, mono - self.mono)
+        return max(0.0, (now - self.start_time).total_seconds())
 
     def with_claims(self, claims: tuple[Claim, ...]) -> RunnerInstance:
         """The same lease over other claims; the document's two lists follow them."""
@@ -177,6 +193,13 @@ def _whole(value: object) -> int:
 
 def _whole_or_none(value: object) -> int | None:
     return None if value is None else _whole(value)
+
+
+def _are_seconds(value: object) -> bool:
+    try:
+        return _seconds(value) > 0
+    except ValueError:
+        return False
 
 
 def _seconds(value: object) -> float:

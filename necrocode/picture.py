@@ -119,10 +119,9 @@ def _runner_row(seen: Sighting, board: Board) -> Row:
     beat = duration(seen.silent) if seen.silent is not None else ""
     state = "" if _is_well(seen) else "fenced" if seen.state == "fenced" else seen.liveness
     branch = record.details.get("branch", "") or ", ".join(sorted(record.branches_used))
-    age = duration(board.at - record.start_time.timestamp())
     cells = (
         record.runner_id, str(record.holder.pid) if record.holder else "", _task(record), _spec(record), branch,
-        f"{state}!" if state == "dead" else f"{beat} {state}!" if state else beat, age,
+        f"{state}!" if state == "dead" else f"{beat} {state}!" if state else beat, duration(seen.age),
         _home(record.workspace_path), " ".join(_held(record.claims)) + ("" if record.slot else " (no slot)"),
     )  # fmt: skip
     return Row(cells, {"": "", "dead": "red"}.get(state, "yellow"))
@@ -150,7 +149,7 @@ def _spec(record: RunnerInstance) -> str:
 
 def _waiter_row(waiter: Waiting, board: Board) -> Row:
     record = waiter.record
-    since = duration(board.at - record.start_time.timestamp()) if not waiter.adding else ""
+    since = duration(waiter.age) if not waiter.adding else ""
     place = f"{waiter.position} of {len(board.snapshot.waiting) if board.snapshot else 0}"
     cells = (
         record.runner_id, wish(waiter), held_by(waiter), since, place,

@@ -114,9 +114,9 @@ class ParallelCoordinator:
         """One slot, the work space, and these files and branches, all or none, checked and claimed in one step.
 
         With `wait` it queues for whatever is missing, at most `timeout` seconds, those of higher `priority` (-50 to
-        49) first. `on_conflict` says otherwise about conflicts alone: refuse them even then, wait for them even
-        without `wait`, or warn and go on without the claim. Raises ResourceLimitError or ResourceConflictError (both
-        RuntimeErrors), ConfigError for an id, path or branch that cannot be."""
+        49) first. `on_conflict` says otherwise about the conflicts there are when it asks: refuse them even then, wait
+        for them even without `wait`, or warn and go on without the claim. Raises ResourceLimitError or
+        ResourceConflictError (both RuntimeErrors), ConfigError for an id, path or branch that cannot be."""
         claims = (workspace_claim(workspace_path), *_claims(workspace_path, files, branches))
         request = Request(
             runner_id, claims, task_id, spec_name, real(workspace_path),

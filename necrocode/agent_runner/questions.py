@@ -6,7 +6,6 @@ import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from necrocode import clock, journal
@@ -21,17 +20,19 @@ from necrocode.statedir import StateDir
 _REMEMBERED = 500
 """Finished leases that an estimate looks back at, within the last day."""
 _DAY = 86400.0
+_PATIENCE = 2.0
+"""Seconds for which the gate is waited for by whoever cannot count what moves all the time."""
 _FAMILIES = {"file": "File", "branch": "Branch", "workspace": "Workspace"}
 
 
 def look(ledger: FileLedger) -> Snapshot:
     """Everybody who stands and waits. What the dead and silent left is swept first when the gate is free at once."""
-    snapshot = ledger.snapshot()
+    snapshot = ledger.snapshot(patience=_PATIENCE)
     if not snapshot.undone:
         return snapshot
     with suppress(GateTimeout, StateUnusable):  # a look that cannot repair is still a look
         ledger.sweep(patience=0)
-    return ledger.snapshot()
+    return ledger.snapshot(patience=_PATIENCE)
 
 
 def effective_limit(*limits: int | None) -> int | None:
@@ -43,8 +44,7 @@ def wait_seconds(state: StateDir, snapshot: Snapshot, limit: int | None) -> floa
     ended lately that lasted longer than the present ones."""
     if limit is None or snapshot.live < limit:
         return 0.0
-    now = datetime.now(UTC)
-    ages = [(now - seen.record.start_time).total_seconds() for seen in snapshot.runners if seen.counts]
+    ages = [seen.age for seen in snapshot.runners if seen.counts]
     queued = [waiter for waiter in snapshot.waiting if not waiter.adding and waiter.liveness == Liveness.ALIVE]
     surplus = snapshot.live - limit + 1
     return expected_wait(surplus + len(queued), ages, _observed(state)) if ages else math.inf
@@ -126,7 +126,7 @@ def _told(seen: Sighting) -> dict[str, Any]:
         "runner_id": record.runner_id,
         "task_id": record.task_id,
         "spec_name": record.spec_name,
-        "elapsed_seconds": max(0.0, (datetime.now(UTC) - record.start_time).total_seconds()),
+        "elapsed_seconds": seen.age,
         "workspace_path": record.workspace_path,
         "files": sorted(record.files_locked),
         "branches": sorted(record.branches_used),

@@ -17,6 +17,9 @@ from necrocode.claim import Claim
 from necrocode.errors import ConfigError
 from necrocode.git import Repository, StrPath
 
+_DISK = Repository(Path("/"), Path("/"), "/", False)
+"""What paths belong to that lie in no repository."""
+
 
 class Place(NamedTuple):
     """One work space, by its real path, and the repository that its names belong to."""
@@ -51,7 +54,7 @@ class Place(NamedTuple):
             target = os.path.realpath(os.path.join(self.workspace, path))
             if not path or "\0" in path or Path(target).is_relative_to(self.repository.root):
                 raise
-            return Claim.file(f"{target}/" if os.path.isdir(target) else target)
+            return _elsewhere(target)
 
 
 def place_of(workspace_path: StrPath) -> Place:
@@ -61,6 +64,12 @@ def place_of(workspace_path: StrPath) -> Place:
     if inode is None or not _is_below_git(root):
         return Place.bare(root)
     return Place(root, _repository(root, inode))
+
+
+def _elsewhere(target: str) -> Claim:
+    """The claim on a real path outside the work space: the repository's that it lies in, or a place on the disk."""
+    there = place_of(next(above for above in Path(target).parents if above.is_dir()))
+    return git.path_claim(there.repository if there.in_repository else _DISK, target)
 
 
 def workspace_claim(workspace_path: StrPath) -> Claim:
@@ -73,7 +82,11 @@ def unplaced(files: Iterable[str], branches: Iterable[str]) -> tuple[Claim, ...]
 
 
 def real(workspace_path: StrPath) -> str:
-    return os.path.realpath(os.path.expanduser(workspace_path))
+    """Its one absolute spelling. Raises ConfigError for what is no path."""
+    path = os.fspath(workspace_path) if isinstance(workspace_path, str | os.PathLike) else None
+    if not isinstance(path, str) or not path or "\0" in path:
+        raise ConfigError(f"workspace_path {workspace_path!r} is no directory", hint="give its path")
+    return os.path.realpath(os.path.expanduser(path))
 
 
 def named(names: Iterable[str]) -> tuple[str, ...]:

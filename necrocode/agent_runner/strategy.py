@@ -67,11 +67,15 @@ def extend(
     drop: Iterable[Claim] = (),
     timeout: float | None = None,
 ) -> None:
-    """Claim more, and give back what is in `drop`, as the strategy says. Raises what `ledger.claim` does."""
+    """Claim more, and give back what is in `drop`, as the strategy says. Raises what `ledger.claim` does, and nothing
+    has been given back then."""
     drop = tuple(drop)
     while True:
         try:
-            return ledger.claim(lease, wanted, drop=drop, wait=on_conflict == "wait", timeout=timeout)
+            if on_conflict == "wait":  # who gave back first could wait in vain, and would have neither
+                ledger.claim(lease, wanted, wait=True, timeout=timeout)
+                wanted = ()
+            return ledger.claim(lease, wanted, drop=drop)
         except ResourceConflictError as refusal:
             if on_conflict != "warn":
                 raise

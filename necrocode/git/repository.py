@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from necrocode.claim import Claim
+from necrocode.claim import Claim, escaped
 from necrocode.errors import ConfigError
 from necrocode.git.calls import YES_OR_NO, StrPath, checked_version, git_binary, one_line, run
 from necrocode.git.refs import checked_branch
@@ -137,7 +137,7 @@ def path_claim(repository: Repository, path: str, cwd: StrPath | None = None, *,
             f"{path} leads to {place}, which is outside the repository {repository.root}",
             hint="claim paths inside the repository",
         )
-    text = "/".join([*(_verbatim(part) for part in relative.parts), *pattern]) or "."
+    text = "/".join([*(escaped(part) for part in relative.parts), *pattern]) or "."
     if not pattern and (path.endswith("/") or place.is_dir()):
         text += "/"
     return Claim.file(_folded(repository, text), repository.identity, shared=shared)
@@ -170,10 +170,6 @@ def _relative(repository: Repository, place: Path) -> Path | None:
         if common is not None and (common == repository.common_dir or _identity(common) == repository.identity):
             return place.relative_to(top)
     return place.relative_to(repository.root) if place.is_relative_to(repository.root) else None
-
-
-def _verbatim(segment: str) -> str:
-    return "".join(f"[{char}]" if char in "*?[" else char for char in segment)
 
 
 def _folded(repository: Repository, text: str) -> str:

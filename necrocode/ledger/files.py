@@ -7,7 +7,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
@@ -51,6 +51,7 @@ class FileLedger(Placing):
         self.state = state if isinstance(state, StateDir) else StateDir(state)
         self.on_stale = on_stale
         self._root = str(self.state.root)
+        self._real = os.path.realpath(self._root)
         self._door = Gate(self.state, patience)
         self._observer = Observer()
         self._start_anew()
@@ -73,15 +74,25 @@ class FileLedger(Placing):
 
     # ---- questions
 
-    def snapshot(self) -> Snapshot:
-        """Everybody who stands and waits, without the gate and without repairing anything."""
+    def snapshot(self, *, patience: float | None = None) -> Snapshot:
+        """Everybody who stands and waits, without the gate and without repairing anything.
+
+        With `patience`, when all that moves too fast to be seen at one moment, it is looked at inside the gate, which
+        is waited for so many seconds; `consistent` says whether either was possible."""
+        seen = self._seen(self._door.peek)
+        if patience is not None and not seen.consistent:
+            with suppress(GateTimeout), self._gate("look", patience=patience):
+                return self._seen(lambda: (True, 0))  # nothing moves in here
+        return seen
+
+    def _seen(self, peek: Callable[[], tuple[bool, int]]) -> Snapshot:
         with told(self._root):
             try:
                 limit, quotas = read_terms(self.state.root / "config.json")
             except StateUnreadable:
-                seen = take(self.state, None, {}, self._door.peek)
+                seen = take(self.state, None, {}, peek)
                 return seen._replace(unreadable=("config.json", *seen.unreadable))
-            return take(self.state, limit, quotas, self._door.peek)
+            return take(self.state, limit, quotas, peek)
 
     def watch(self, every: float = 0.25) -> Iterator[Snapshot]:
         """A snapshot now, and again whenever something has changed; looks every `every` seconds."""
@@ -97,7 +108,7 @@ class FileLedger(Placing):
 
     def find(self, runner_id: str) -> Lease | None:
         """The lease of that id that this process holds, whichever object registered it."""
-        lease = LEASES.get((self._root, runner_id))
+        lease = LEASES.get((self._real, runner_id))
         return lease if lease and lease.pid == os.getpid() else None
 
     def configure(

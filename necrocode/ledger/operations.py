@@ -197,7 +197,8 @@ class Operations(Steps):
                 raise LeaseLost(lease.runner_id, ours=lease.token, found=standing.token)
             lease.token = standing.token
             self._enter(lease)
-            self._renewed(lease, standing, lease.record._replace(waited_seconds=waited, start_time=datetime.now(UTC)))
+            granted = lease.record._replace(waited_seconds=waited, start_time=datetime.now(UTC), mono=time.monotonic())
+            self._renewed(lease, standing, granted)
             self._tell_granted(lease.record, standing.token, waited)
             return True
 

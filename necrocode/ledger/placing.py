@@ -21,7 +21,8 @@ from necrocode.liveness import Observer, Seen
 from necrocode.statedir import StateDir, move, put, to_json, told
 
 LEASES: dict[tuple[str, str], Lease] = {}
-"""Every lease of this process by (state directory, runner id): leases belong to the process, not to an object."""
+"""Every lease of this process by (state directory's real path, runner id): leases belong to the process, not to an
+object."""
 
 
 class Placing(Operations):
@@ -30,6 +31,7 @@ class Placing(Operations):
     state: StateDir
     on_stale: str
     _root: str
+    _real: str
     _book: Book
     _door: Gate
     _observer: Observer
@@ -99,7 +101,7 @@ class Placing(Operations):
             self._unlink(life)
         if life:
             self._hush(lease)  # of a handle that has entered, the bell is for whoever waits for more to close
-        key = (self._root, lease.runner_id)
+        key = (self._real, lease.runner_id)
         if LEASES.get(key) is lease:
             del LEASES[key]
         if descriptor is not None:
@@ -115,7 +117,7 @@ class Placing(Operations):
     def _enter(self, lease: Lease) -> None:
         self._places.pop(lease, None)
         self._hush(lease)  # admitted at once: nobody will ring
-        LEASES[self._root, lease.runner_id] = lease
+        LEASES[self._real, lease.runner_id] = lease
 
     def _rename_in(self, source: str, name: LeaseName, record: RunnerInstance) -> Standing:
         os.rename(source, f"{self._root}/runners/{name}")

@@ -11,6 +11,7 @@ import errno
 import json
 import os
 import re
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -139,7 +140,7 @@ def record_of(request: Request) -> RunnerInstance:
         runner_id=request.runner_id, task_id=request.task_id, spec_name=request.spec_name,
         workspace_path=request.workspace_path, start_time=now, last_heartbeat=now, limit=request.limit,
         priority=request.priority, heartbeat_timeout=request.heartbeat_timeout, slot=request.slot, tree=request.tree,
-        holder=process.identity(), details=request.details,
+        holder=process.identity(), details=request.details, mono=time.monotonic(),
     )  # fmt: skip
     return record.with_claims(tuple(dict.fromkeys(request.claims)))
 

@@ -21,13 +21,14 @@ _TRIES = 5
 
 
 class Sighting(NamedTuple):
-    """One runner as it was seen: its record (with the last heartbeat filled in), token, and liveness (alive, silent,
-    dead); `state` is running or fenced."""
+    """One runner as it was seen: its record (with the last heartbeat filled in), token, liveness (alive, silent,
+    dead), and its `age` in seconds; `state` is running or fenced."""
 
     record: RunnerInstance
     token: int
     liveness: str
     state: str
+    age: float = 0.0
     silent: float | None = None
     publishing: bool = False
 
@@ -37,7 +38,8 @@ class Sighting(NamedTuple):
 
 
 class Waiting(NamedTuple):
-    """One waiter: its record, place in line (from 1), what it waits for and who is in the way."""
+    """One waiter: its record, place in line (from 1), what it waits for and who is in the way, and its `age`: seconds
+    since it asked, of one that wants more those of its lease."""
 
     record: RunnerInstance
     position: int
@@ -45,6 +47,7 @@ class Waiting(NamedTuple):
     liveness: str
     reason: str
     blockers: tuple[Holder, ...]
+    age: float = 0.0
     live: int = 0
     limit: int = 0
 
@@ -139,9 +142,14 @@ def _sighting(state: StateDir, name: LeaseName, record: RunnerInstance, folder: 
         name.token,
         verdict,
         running,
+        _age(record),
         seen.silent,
         seen.publishing is not None,
     )
+
+
+def _age(record: RunnerInstance) -> float:
+    return record.age(process.identity(), datetime.now(UTC), time.monotonic())
 
 
 def _with_heartbeat(record: RunnerInstance, seen: Seen) -> RunnerInstance:
@@ -182,5 +190,9 @@ def _judged(
             for one, pair in sorted(found.blockers.items())
         )
         verdict = Liveness.ALIVE if held else Liveness.DEAD
-        judged.append(Waiting(record, position, waiter.adding, verdict, found.reason, holders, found.live, found.limit))
+        judged.append(
+            Waiting(
+                record, position, waiter.adding, verdict, found.reason, holders, _age(record), found.live, found.limit
+            )
+        )  # fmt: skip
     return judged

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
@@ -223,7 +224,7 @@ class Steps(Store):
         self._tell("lease.granted", record.runner_id, **facts, **_whom(record))
 
     def _tell_released(self, lease: Lease) -> None:
-        held = (datetime.now(UTC) - lease.record.start_time).total_seconds()
+        held = time.monotonic() - (lease.record.mono or 0.0)
         facts = {"token": lease.token, "held": round(held, 6), "live": self.view.live, "slot": lease.record.slot}
         self._tell("lease.released", lease.runner_id, **facts, **_whom(lease.record))
 

@@ -8,12 +8,13 @@ import os
 import sys
 import threading
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from s2_runners import add, leaves_when_awaited, let_go, runners
 
+from necrocode import journal
 from necrocode.agent_runner import (
     ParallelCoordinator,
     ParallelExecutionContext,
@@ -144,6 +145,20 @@ def test_13_status(coordinator):
     json.dumps(status)
 
 
+def test_durations_do_not_follow_the_wall_clock(coordinator, state):
+    """A clock that was put forward by an hour while a runner ran makes it neither older nor a longer one."""
+    add(coordinator, 1)
+    lease = coordinator.lease("runner-1")
+    hour_ago = lease.record.start_time - timedelta(hours=1)
+    lease.record = lease.record._replace(start_time=hour_ago)
+    coordinator.update_resources("runner-1", files=["a.py"])
+    (told,) = coordinator.get_status()["runners"]
+    assert coordinator.get_runners()[0].start_time == hour_ago and 0 <= told["elapsed_seconds"] < 600
+    coordinator.unregister_runner("runner-1")
+    (released,) = journal.read(state / "events", kind="lease.released")
+    assert 0 <= released.facts["held"] < 600
+
+
 def test_14_the_context_registers_and_unregisters(coordinator):
     """S2-15."""
     with ParallelExecutionContext(coordinator, "runner-1", "t", "s", Path("/tmp/workspace1")) as context:
@@ -238,6 +253,20 @@ def test_update_resources_replaces_each_given_kind(coordinator):
     assert coordinator.register_runner("runner-3", "t", "s", "/tmp/workspace3", files=["d.py"])
 
 
+@pytest.mark.parametrize("strategy", ["refuse", "wait"])
+def test_an_update_that_fails_gives_nothing_back(coordinator, strategy):
+    """S2-29: whoever waited in vain, or would have waited in a circle, has what it had."""
+    add(coordinator, 1, files=["a.py"])
+    add(coordinator, 2, files=["b.py"])
+    more = {"on_conflict": strategy, "timeout": 0.05}
+    with pytest.raises(ResourceConflictError):
+        coordinator.update_resources("runner-2", files=["a.py"], **more)
+    assert [one.files_locked for one in coordinator.get_runners()] == [{"a.py"}, {"b.py"}]
+    coordinator.unregister_runner("runner-1")
+    coordinator.update_resources("runner-2", files=["a.py"], **more)
+    assert [one.files_locked for one in coordinator.get_runners()] == [{"a.py"}]
+
+
 def test_update_resources_of_nobody(coordinator):
     """A claim that was not made is never passed over in silence; a heartbeat of nobody is only logged."""
     with pytest.raises(LeaseLost):
@@ -297,6 +326,19 @@ def test_waiting_ends_with_its_timeout(coordinator):
     assert took >= 0.05 and 0 < refused.waited <= took
 
 
+@pytest.mark.parametrize(
+    "odd", [{"task_id": 7}, {"spec_name": None}, {"workspace_path": ""}, {"workspace_path": None},
+            {"workspace_path": "a\0b"}, {"priority": 1.0}, {"priority": True}],
+)  # fmt: skip
+def test_what_could_not_be_read_again_is_not_written(coordinator, odd):
+    """A record that nobody can read would keep everybody out for as long as its runner lives."""
+    asked = {"runner_id": "odd", "task_id": "t", "spec_name": "s", "workspace_path": "/tmp/w", **odd}
+    with pytest.raises(ConfigError):
+        coordinator.try_register(**asked)
+    assert add(coordinator, 1)
+    assert coordinator.get_concurrent_count() == 1
+
+
 @pytest.mark.parametrize("bad", ["../evil", "", "a/b", ".hidden", "x" * 129, "a\0b"])
 def test_bad_ids_are_refused_and_write_nothing(coordinator, state, bad):
     before = sorted(path for path in state.rglob("*") if path.name != "lock")
@@ -317,6 +359,17 @@ def test_the_directory_may_be_text(state):
     coordinator = ParallelCoordinator(str(state), max_parallel_runners=1)
     assert add(coordinator, 1)
     let_go(coordinator)
+
+
+def test_a_link_to_the_directory_is_the_directory(coordinator, state):
+    """Two objects of one process, each by another name of one directory: one registration for both."""
+    link = state.with_name("link")
+    link.symlink_to(state)
+    other = ParallelCoordinator(link)
+    add(coordinator, 1)
+    other.update_resources("runner-1", files=["a.py"])
+    other.unregister_runner("runner-1")
+    assert coordinator.get_concurrent_count() == 0
 
 
 def test_two_objects_in_one_process_see_the_same(coordinator, state):
@@ -385,6 +438,17 @@ def test_a_file_outside_the_workspace_is_a_place_on_the_disk(coordinator, tmp_pa
     assert coordinator.register_runner("runner-1", "t", "s", tmp_path / "one", files=["../shared.txt"])
     shared = str(tmp_path / "shared.txt")
     assert coordinator.try_register("runner-2", "t", "s", tmp_path / "two", files=[shared]).reason == "file"
+
+
+def test_a_pattern_outside_the_workspace_stays_one(coordinator, tmp_path):
+    """And a name that looks like one is a name."""
+    for name in ("one", "two", "else[w]here"):
+        (tmp_path / name).mkdir()
+    assert coordinator.register_runner("runner-1", "t", "s", tmp_path / "one", files=["../else[w]here/*.py"])
+    for path, reason in (("a.py", "file"), ("a.txt", None)):
+        there = f"../else[w]here/{path}"
+        assert coordinator.try_register("runner-2", "t", "s", tmp_path / "two", files=[there]).reason == reason
+    assert coordinator.register_runner("runner-3", "t", "s", tmp_path / "three", files=["../elsewhere/a.py"])
 
 
 def test_one_name_may_be_given_as_text(coordinator):

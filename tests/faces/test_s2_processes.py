@@ -75,6 +75,26 @@ def test_one_branch_for_eight_that_update(state):
         assert refused == ["ResourceConflictError"] * 7
 
 
+def test_nobody_is_missed_while_records_are_rewritten(state):
+    """S2-06, S2-37: the count is right while six runners change what they hold as fast as they can."""
+    coordinator = ParallelCoordinator(state)
+    with runners(3, state) as busy:
+        names = [[f"r{n}-{k}" for k in range(2)] for n in range(3)]
+        for one, ours in zip(busy, names, strict=True):
+            for name in ours:
+                assert one.call("register_runner", name, "t", "s", f"/tmp/ws-{name}")
+        for _ in range(40):
+            for one, ours in zip(busy, names, strict=True):
+                for name in ours:
+                    for step in range(10):
+                        one.ask("update_resources", name, files=[f"{name}-{step}"])
+            assert {coordinator.get_concurrent_count() for _ in range(10)} == {6}
+            assert len(coordinator.get_runners()) == 6
+            for one in busy:
+                for _ in range(20):
+                    one.answer()
+
+
 def test_a_killed_runner_blocks_nobody(state):
     """S2-13, S2-40: slot, work space and branch are free at once after kill -9, whatever the heartbeat timeout."""
     with runners(2, state, max_parallel_runners=1) as (doomed, heir):

@@ -68,6 +68,26 @@ def test_two_repositories_do_not_meet(coordinator, repo, tmp_path):
     assert reason(coordinator, other, files=["src/a.py"], branches=["fix"]) is None
 
 
+def test_a_path_into_another_repository_is_that_repositorys(coordinator, repo, tmp_path):
+    """Whoever reaches it from outside, with or without a repository of its own, meets those inside."""
+    assert coordinator.register_runner("one", "t", "s", repo, files=["src/a.py"])
+    other, plain = repository(tmp_path / "unrelated"), tmp_path / "plain"
+    plain.mkdir()
+    for elsewhere in (other, plain):
+        for spelling in (repo / "src" / "a.py", "../repo/src/a.py", "../repo/*/a.py", repo / "src"):
+            assert reason(coordinator, elsewhere, files=[str(spelling)]) == "file", spelling
+        assert reason(coordinator, elsewhere, files=[str(repo / "src" / "b.py")]) is None
+        coordinator.unregister_runner("two")
+
+
+def test_a_name_with_brackets_meets_itself(coordinator, repo, tmp_path):
+    """In one work tree the file is there and so is its name; in the other one it might be a pattern."""
+    git(repo, "worktree", "add", "-q", str(tmp_path / "other"), "-b", "side")
+    (tmp_path / "other" / "src" / "[id].tsx").touch()
+    assert coordinator.register_runner("one", "t", "s", repo, files=["src/[id].tsx"])
+    assert reason(coordinator, tmp_path / "other", files=["src/[id].tsx"]) == "file"
+
+
 def test_a_subdirectory_names_its_own_files(coordinator, repo):
     """A work space below the top of its repository: names are relative to it."""
     assert coordinator.register_runner("one", "t", "s", repo / "src", files=["a.py"])

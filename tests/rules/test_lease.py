@@ -3,6 +3,7 @@
 import json
 import pickle
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -17,7 +18,7 @@ WHO = Identity(42, 1234, "boot", 1, 2, "host", "me")
 CLAIMS = (Claim.file("a.py", "R"), Claim.branch("fix", "R"), Claim.workspace("/w"), Claim("gpu", "0", True))
 FULL = RunnerInstance(
     "r1", "t", "spec", "/w", THEN, THEN, claims=CLAIMS, token=9, waited_seconds=1.25, limit=3, priority=-2,
-    heartbeat_timeout=5.0, slot=False, tree=True, holder=WHO, details={"k": "v"},
+    heartbeat_timeout=5.0, slot=False, tree=True, holder=WHO, details={"k": "v"}, mono=77.5,
 ).with_claims(CLAIMS)  # fmt: skip
 
 
@@ -35,7 +36,9 @@ def test_what_is_no_id(text):
 WRONG = [
     {"runner_id": "a/b"}, {"limit": 0}, {"limit": -1}, {"limit": True}, {"limit": 1.5}, {"priority": 50},
     {"priority": -51}, {"heartbeat_timeout": 0}, {"heartbeat_timeout": -1}, {"heartbeat_timeout": True},
-    {"heartbeat_timeout": float("nan")},
+    {"heartbeat_timeout": float("nan")}, {"heartbeat_timeout": "5"}, {"heartbeat_timeout": None},
+    {"heartbeat_timeout": 10**20}, {"priority": 1.0}, {"priority": True}, {"priority": "1"}, {"task_id": 7},
+    {"task_id": None}, {"spec_name": None}, {"workspace_path": Path("/w")},
 ]  # fmt: skip
 
 
@@ -59,6 +62,16 @@ def test_the_lists_of_the_document_follow_the_claims():
 @pytest.mark.parametrize("record", [FULL, RunnerInstance("r", "", "", "", THEN, THEN)])
 def test_a_record_comes_back(record):
     assert RunnerInstance.from_dict(json.loads(json.dumps(record.to_dict()))) == record
+
+
+def test_its_age_is_told_by_the_clock_that_does_not_jump():
+    """By the boot's clock if that is the same for both; else by the other one, which may have been set back."""
+    later = THEN + timedelta(seconds=5)
+    assert FULL.age(WHO, later, 80.0) == 2.5
+    for strange in (WHO._replace(boot_id="later"), WHO._replace(time_namespace=3)):
+        assert FULL.age(strange, later, 80.0) == 5.0
+        assert FULL.age(strange, THEN - timedelta(hours=1), 80.0) == 0.0
+    assert FULL._replace(mono=None).age(WHO, later, 80.0) == FULL._replace(holder=None).age(WHO, later, 80.0) == 5.0
 
 
 def test_the_file_is_flat_with_the_fields_of_the_document_in_utc():
