@@ -5,8 +5,12 @@ Durations and deadlines use `monotonic`; `wall` is for people and for records th
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
+
+_NAP = 1.0
 
 
 def monotonic() -> float:
@@ -17,6 +21,18 @@ def monotonic() -> float:
 def wall() -> float:
     """Seconds since 1970, as this host believes; may jump."""
     return time.time()
+
+
+def until(reached: Callable[[float], bool], timeout: float | None = None) -> bool:
+    """Call `reached(seconds)`, which sleeps for at most so long, until it is True or `timeout` seconds are over.
+
+    For callers whose sleep a signal shall end: when one comes in the very moment in which Python falls asleep, or to
+    another thread, nobody is woken, and its handler only runs once this sleep is over."""
+    deadline = math.inf if timeout is None else monotonic() + timeout
+    while not reached(max(0.0, min(_NAP, deadline - monotonic()))):
+        if monotonic() >= deadline:
+            return False
+    return True
 
 
 def utc(seconds: float) -> datetime:

@@ -276,7 +276,7 @@ class WorkerPool:
             # Asked after it was said who waits: it may have ended just before.
             if task_id in self._results:
                 wait.ended(self._results[task_id])
-        if wait.over.wait(timeout):
+        if clock.until(wait.over.wait, timeout):
             return True
         for task_id in task_ids:
             with suppress(KeyError, ValueError):  # it has ended meanwhile

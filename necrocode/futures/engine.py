@@ -102,7 +102,7 @@ class Engine:
         if thread is None:
             self._over = True
         elif wait and threading.current_thread() is not thread and not self._workers.owns_this_thread():
-            thread.join()
+            clock.until(lambda seconds: thread.join(seconds) or not thread.is_alive())
 
     def _post(self, method: Callable[..., None], *facts: Any) -> None:
         """A fact for the engine's thread: what to call, and with what."""

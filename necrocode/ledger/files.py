@@ -20,7 +20,7 @@ from necrocode.ledger import lifeline, waiting
 from necrocode.ledger.book import Book
 from necrocode.ledger.gate import DECIDED, Gate, reset_after_fork
 from necrocode.ledger.placing import LEASES, Placing, record_at
-from necrocode.ledger.records import Damaged, read_record, runner_of
+from necrocode.ledger.records import Damaged, is_orphaned, read_record, runner_of
 from necrocode.ledger.snapshot import Snapshot, take
 from necrocode.ledger.terms import changed, read_terms, terms_of
 from necrocode.liveness import PUBLISHING_BOUND, Observer, may_publish
@@ -242,6 +242,8 @@ class FileLedger(Placing):
         if not seen.held:
             return 0.0
         left = self._timeout(file_name, path) - (seen.silent or 0.0)
+        if left <= 0 and is_orphaned(record_at(path)):
+            return _ROUND
         return max(left, PUBLISHING_BOUND - (seen.publishing or 0.0)) if may_publish(seen) else left
 
     def _timeout(self, file_name: str, path: str) -> float:

@@ -16,7 +16,7 @@ from necrocode.ledger import lifeline, waiting
 from necrocode.ledger.book import Book
 from necrocode.ledger.gate import Gate
 from necrocode.ledger.operations import Operations
-from necrocode.ledger.records import Damaged, LeaseName, QueueName, read_record, record_of, standing_of
+from necrocode.ledger.records import Damaged, LeaseName, QueueName, is_orphaned, read_record, record_of, standing_of
 from necrocode.liveness import Observer, Seen
 from necrocode.statedir import StateDir, move, put, to_json, told
 
@@ -207,6 +207,9 @@ class Placing(Operations):
 
     def _look(self, runner_id: str) -> Seen:
         return self._judged(runner_id, lambda: self._record(runner_id))
+
+    def _is_orphaned(self, runner_id: str) -> bool:
+        return is_orphaned(self._record(runner_id))
 
     def _judged(self, runner_id: str, read: Callable[[], RunnerInstance | None]) -> Seen:
         """What is seen of a holder; when it lives in another time namespace, by our own clock."""

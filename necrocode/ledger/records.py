@@ -145,6 +145,12 @@ def record_of(request: Request) -> RunnerInstance:
     return record.with_claims(tuple(dict.fromkeys(request.claims)))
 
 
+def is_orphaned(record: RunnerInstance | None) -> bool:
+    """Whether who registered has provably ended. While what inherited its lifeline holds it all the same, the lease is
+    theirs, until the last of them ends: nobody is left who could give signs of life."""
+    return record is not None and record.tree and record.holder is not None and process.is_gone(record.holder)
+
+
 def wish_of(record: RunnerInstance) -> Wish:
     user = record.holder.user if record.holder else ""
     return Wish(record.claims, record.spec_name, user, record.heartbeat_timeout)

@@ -13,7 +13,7 @@ from necrocode.admission import Obstacle, View, Waiter
 from necrocode.claim import ClaimIndex
 from necrocode.lease import Holder, RunnerInstance
 from necrocode.ledger import lifeline
-from necrocode.ledger.records import Damaged, LeaseName, QueueName, read_record, standing_of, wish_of
+from necrocode.ledger.records import Damaged, LeaseName, QueueName, is_orphaned, read_record, standing_of, wish_of
 from necrocode.liveness import Liveness, Seen, judge
 from necrocode.statedir import StateDir
 
@@ -136,6 +136,8 @@ def _sighting(state: StateDir, name: LeaseName, record: RunnerInstance, folder: 
     if record.holder and record.holder.time_namespace != process.identity().time_namespace:
         seen = Seen(seen.held)  # its clock says nothing to us, and one look is not enough to tell
     verdict = judge(seen, record.heartbeat_timeout)
+    if verdict == Liveness.SILENT and is_orphaned(record):
+        verdict = Liveness.ALIVE
     running = "running" if folder == "runners" else "fenced"
     return Sighting(
         _with_heartbeat(record, seen)._replace(token=name.token),

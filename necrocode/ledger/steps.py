@@ -94,7 +94,11 @@ class Steps(Store):
         seen = self._look(standing.runner_id)
         if not seen.held:
             self._reap(standing)
-        elif not standing.fenced and liveness.may_fence(seen, standing.timeout):
+        elif (
+            not standing.fenced
+            and liveness.may_fence(seen, standing.timeout)
+            and not self._is_orphaned(standing.runner_id)
+        ):
             self._fence(standing, seen.silent)
         else:
             return False

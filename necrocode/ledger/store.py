@@ -79,6 +79,10 @@ class Store(ABC):
     @abstractmethod
     def _look(self, runner_id: str) -> Seen: ...
 
+    def _is_orphaned(self, runner_id: str) -> bool:
+        """Whether its processes go on without the one that gave signs of life."""
+        return False
+
     @abstractmethod
     def _wake(self, runner_id: str) -> None: ...
 

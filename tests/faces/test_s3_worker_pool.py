@@ -578,10 +578,11 @@ def test_a_task_may_shut_its_own_pool_down():
     pool.shutdown()
 
 
+@pytest.mark.parametrize("deaf", ["", "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})"], ids=["", "unheard"])
 @pytest.mark.parametrize("wait", ["pool.wait_for_all()", "pass"], ids=["in the block", "at its end"])
-def test_interrupted_while_waiting(wait, tmp_path):
+def test_interrupted_while_waiting(wait, deaf, tmp_path):
     """Ctrl-C in the with block, or while leaving it: running work is told to stop, deaf work is given up, the program
-    ends."""
+    ends; also when the signal came to another thread, and nobody woke the one that waits."""
     script = tmp_path / "script.py"
     script.write_text(
         "import os, signal, threading, time\n"
@@ -598,6 +599,7 @@ def test_interrupted_while_waiting(wait, tmp_path):
         "try:\n"
         "    with pool:\n"
         "        ids = [pool.submit_task('t', deaf) for _ in range(3)]\n"
+        f"        {deaf}\n"
         f"        {wait}\n"
         "except KeyboardInterrupt:\n"
         "    print(sorted({str(m.status) for m in pool.get_metrics().values()}))\n"

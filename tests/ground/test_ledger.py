@@ -774,13 +774,16 @@ class TestOverFiles:
         assert run_clean(_release_in_a_child, str(files.state.root)) == ["LeaseLost"] * 3
 
     def test_a_tree_holds_until_its_last_process(self, files: FileLedger) -> None:
-        """Mode `tree`: the agent that inherited the lifeline keeps slot and workspace when the runner dies."""
+        """Mode `tree`: the agent that inherited the lifeline keeps slot, files and workspace when the runner dies, also
+        when there has been no heartbeat for long: nobody is left to give one."""
         code = (
             "import os, subprocess, sys\n"
             "from necrocode.claim import Claim\n"
             "from necrocode.lease import Request\n"
             "from necrocode.ledger.files import FileLedger\n"
-            "lease = FileLedger(sys.argv[1]).register(Request('a', (Claim.workspace('/w'),), limit=1, tree=True))\n"
+            "claims = (Claim.workspace('/w'), Claim.file('a.py'))\n"
+            "request = Request('a', claims, limit=1, tree=True, heartbeat_timeout=0.05)\n"
+            "lease = FileLedger(sys.argv[1]).register(request)\n"
             "agent = subprocess.Popen(['sleep', '60'], pass_fds=[lease.lifeline], stdout=subprocess.DEVNULL)\n"
             "print(agent.pid, flush=True)\n"
             "os.kill(os.getpid(), 9)\n"
@@ -791,10 +794,16 @@ class TestOverFiles:
         agent = int(runner.stdout)
         try:
             assert runner.returncode == -signal.SIGKILL
+            life = files.state.live / "a"
+            wait_for(lambda: (lifeline.look(life, time.monotonic()).silent or 0.0) > 0.1)
             with pytest.raises(ResourceLimitError):
                 files.register(request("b", limit=1))
-            with pytest.raises(ResourceConflictError):
-                files.register(request("b", Claim.workspace("/w")))
+            for held in (Claim.workspace("/w"), Claim.file("a.py")):
+                with pytest.raises(ResourceConflictError):
+                    files.register(request("b", held))
+            assert files.sweep() == 0
+            seen = files.snapshot()
+            assert (seen.live, seen.runners[0].liveness, seen.undone) == (1, "alive", False)
         finally:
             os.kill(agent, signal.SIGKILL)
         files.register(request("b", Claim.workspace("/w"), limit=1), wait=True, timeout=10)
