@@ -17,7 +17,7 @@ from typing import Any
 
 from necrocode.errors import LeaseLost
 from necrocode.lease import Lease
-from necrocode.ledger import files, knock, waiting
+from necrocode.ledger import knock, waiting, watchman
 from necrocode.ledger.files import FileLedger
 
 _context = multiprocessing.get_context("forkserver")
@@ -135,7 +135,7 @@ def _dance(stage: Connection, root: str, environment: dict[str, str]) -> None:
     os.environ.update(environment)
     time.tzset()
     if seconds := environment.get("TICK"):
-        waiting._TICK = files._ROUND = float(seconds)
+        waiting._TICK = watchman._ROUND = float(seconds)
     if seconds := environment.get("KNOCKING"):
         knock._KNOCKING = float(seconds)
     ledger = FileLedger(root)

@@ -14,7 +14,7 @@ from necrocode import clock
 from necrocode.errors import NecrocodeError, TaskTimeoutError
 from necrocode.event import Event
 from necrocode.futures.slots import Held, Slots
-from necrocode.futures.workload import Call, Caught, PoolClosed, Work, Workers, attempt, timeout_of, told
+from necrocode.futures.workload import Call, Caught, PoolClosed, Work, Workers, attempt, has_ended, timeout_of, told
 from necrocode.outcome import Status
 from necrocode.schedule import GiveUp, Schedule, Start, Stop
 
@@ -102,7 +102,7 @@ class Engine:
         if thread is None:
             self._over = True
         elif wait and threading.current_thread() is not thread and not self._workers.owns_this_thread():
-            clock.until(lambda seconds: thread.join(seconds) or not thread.is_alive())
+            clock.until(lambda seconds: has_ended(thread, seconds))
 
     def _post(self, method: Callable[..., None], *facts: Any) -> None:
         """A fact for the engine's thread: what to call, and with what."""

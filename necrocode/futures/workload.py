@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextvars import Context
 from inspect import CO_COROUTINE, iscoroutinefunction
-from threading import Lock
+from threading import Lock, Thread
 from types import CoroutineType, FunctionType
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -185,3 +185,9 @@ def foreign_failure(error: BaseException, trace: str, what: str, task_id: str) -
     failed = TaskFailed(f"{told(error)} ({what})", task_id=task_id, hint="make it picklable to get it as it is")
     failed.add_note(trace)
     return failed
+
+
+def has_ended(thread: Thread, seconds: float) -> bool:
+    """Whether it ends within so many seconds."""
+    thread.join(seconds)
+    return not thread.is_alive()

@@ -7,42 +7,37 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 from necrocode import journal, process
 from necrocode.admission import View, Waiter
-from necrocode.errors import GateTimeout, StateUnreadable, StateUnusable
+from necrocode.errors import GateTimeout
 from necrocode.event import Event
 from necrocode.lease import Lease, RunnerInstance
 from necrocode.ledger import lifeline, waiting
 from necrocode.ledger.book import Book
 from necrocode.ledger.gate import DECIDED, Gate, reset_after_fork
-from necrocode.ledger.placing import LEASES, Placing, record_at
-from necrocode.ledger.records import Damaged, is_orphaned, read_record, runner_of
+from necrocode.ledger.placing import LEASES
+from necrocode.ledger.records import Damaged, read_record
 from necrocode.ledger.snapshot import Snapshot, take
-from necrocode.ledger.terms import changed, read_terms, terms_of
-from necrocode.liveness import PUBLISHING_BOUND, Observer, may_publish
+from necrocode.ledger.terms import changed, terms_of
+from necrocode.ledger.watchman import Watchman
+from necrocode.liveness import Observer
 from necrocode.statedir import StateDir, refused, to_json, told
 
 Taken = TypeVar("Taken")
 
 _LITTER_AGE = 60.0
 """Seconds after which an unlocked file in tmp/ is taken for what a dead process left."""
-_ROUND = 2.0
-"""Seconds between two rounds of the watchman in which nothing happened."""
-_AGAIN = 0.02
-"""Seconds after which the watchman looks again at the soonest."""
-_HURRY = 1.0
-"""Seconds that the watchman waits for the gate; when it stays shut, the next round will do."""
 
 _ledgers: weakref.WeakSet[FileLedger] = weakref.WeakSet()
 _windows = threading.Lock()
 """Guards the counts of open publishing windows."""
 
 
-class FileLedger(Placing):
+class FileLedger(Watchman):
     """The ledger of one state directory. Cheap to make; any number of processes and threads may use one each."""
 
     def __init__(
@@ -79,20 +74,12 @@ class FileLedger(Placing):
 
         With `patience`, when all that moves too fast to be seen at one moment, it is looked at inside the gate, which
         is waited for so many seconds; `consistent` says whether either was possible."""
-        seen = self._seen(self._door.peek)
+        with told(self._root):
+            seen = take(self.state, self._door.peek)
         if patience is not None and not seen.consistent:
             with suppress(GateTimeout), self._gate("look", patience=patience):
-                return self._seen(lambda: (True, 0))  # nothing moves in here
+                return take(self.state, lambda: (True, 0))  # nothing moves in here
         return seen
-
-    def _seen(self, peek: Callable[[], tuple[bool, int]]) -> Snapshot:
-        with told(self._root):
-            try:
-                limit, quotas = read_terms(self.state.root / "config.json")
-            except StateUnreadable:
-                seen = take(self.state, None, {}, peek)
-                return seen._replace(unreadable=("config.json", *seen.unreadable))
-            return take(self.state, limit, quotas, peek)
 
     def watch(self, every: float = 0.25) -> Iterator[Snapshot]:
         """A snapshot now, and again whenever something has changed; looks every `every` seconds."""
@@ -207,52 +194,6 @@ class FileLedger(Placing):
                 return wait.until_gone(deadline, self._keep_watch)
             finally:
                 self._hush(lease)
-
-    def _keep_watch(self, first: bool) -> float:
-        """The watchman's round; seconds until the next. A folder that somebody removed is made again: nobody who waits
-        shall lose its place for that."""
-        try:
-            return self._round(first)
-        except (FileNotFoundError, StateUnusable) as error:
-            missing = isinstance(error.__cause__ or error, FileNotFoundError)
-            if not (missing and os.path.exists(f"{self._root}/VERSION")):
-                raise
-            self.state.make_folders()
-            return _AGAIN
-
-    def _round(self, first: bool) -> float:
-        """Without the gate unless there is something to put right.
-
-        In the first, those who wait are not looked at: in a long line everybody would read all of it once."""
-        left = [_ROUND, *map(self._seconds_left, os.listdir(f"{self._root}/runners"))]
-        for folder in ("fenced",) if first else ("fenced", "queue"):
-            names = os.listdir(f"{self._root}/{folder}")
-            left += [0.0 for name in names if not lifeline.is_held(self._life(runner_of(folder, name)))]
-        seen = self._changes()
-        if min(left) <= 0 or self.view.unreadable or not self._is_settled(seen):
-            with suppress(GateTimeout), self._gate("watch", patience=_HURRY):
-                self._clear_all() if min(left) <= 0 else self._schedule()
-                self._watched = seen
-        return max(_AGAIN, min(left))
-
-    def _seconds_left(self, file_name: str) -> float:
-        """Until this lease may be ended: 0 for a dead holder, and for one that is silent for too long."""
-        path, runner_id = f"{self._root}/runners/{file_name}", runner_of("runners", file_name)
-        seen = self._judged(runner_id, lambda: record_at(path))
-        if not seen.held:
-            return 0.0
-        left = self._timeout(file_name, path) - (seen.silent or 0.0)
-        if left <= 0 and is_orphaned(record_at(path)):
-            return _ROUND
-        return max(left, PUBLISHING_BOUND - (seen.publishing or 0.0)) if may_publish(seen) else left
-
-    def _timeout(self, file_name: str, path: str) -> float:
-        if file_name not in self._timeouts:
-            if len(self._timeouts) > 10_000:
-                self._timeouts.clear()
-            record = record_at(path)
-            self._timeouts[file_name] = record.heartbeat_timeout if record else 300.0
-        return self._timeouts[file_name]
 
     # ---- the handle
 

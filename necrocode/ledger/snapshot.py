@@ -11,9 +11,11 @@ from typing import NamedTuple
 from necrocode import admission, process
 from necrocode.admission import Obstacle, View, Waiter
 from necrocode.claim import ClaimIndex
+from necrocode.errors import StateUnreadable
 from necrocode.lease import Holder, RunnerInstance
 from necrocode.ledger import lifeline
 from necrocode.ledger.records import Damaged, LeaseName, QueueName, is_orphaned, read_record, standing_of, wish_of
+from necrocode.ledger.terms import read_terms
 from necrocode.liveness import Liveness, Seen, judge
 from necrocode.statedir import StateDir
 
@@ -76,21 +78,20 @@ class Snapshot(NamedTuple):
         return gone or any(waiter.liveness == Liveness.DEAD for waiter in self.waiting)
 
 
-def take(
-    state: StateDir, limit: int | None, quotas: Mapping[str, int], peek: Callable[[], tuple[bool, int]]
-) -> Snapshot:
+def take(state: StateDir, peek: Callable[[], tuple[bool, int]]) -> Snapshot:
     """Read until nothing moved meanwhile, at most five times."""
     for _ in range(_TRIES):
         before = peek()
-        snapshot = _look_around(state, limit, quotas)
+        snapshot = _look_around(state)
         if before == peek() and before[0]:
             return snapshot._replace(consistent=True)
     return snapshot
 
 
-def _look_around(state: StateDir, limit: int | None, quotas: Mapping[str, int]) -> Snapshot:
-    view = View(limit, quotas)
+def _look_around(state: StateDir) -> Snapshot:
     unreadable: list[str] = []
+    limit, quotas = _terms(state, unreadable)
+    view = View(limit, quotas)
     records: dict[str, RunnerInstance] = {}
     sightings: dict[str, Sighting] = {}
     for folder in ("fenced", "runners"):
@@ -109,6 +110,14 @@ def _look_around(state: StateDir, limit: int | None, quotas: Mapping[str, int]) 
         tuple(_judged(state, view, records, waiters)),
         tuple(unreadable),
     )
+
+
+def _terms(state: StateDir, unreadable: list[str]) -> tuple[int | None, dict[str, int]]:
+    try:
+        return read_terms(state.root / "config.json")
+    except StateUnreadable:
+        unreadable.append("config.json")
+        return None, {}
 
 
 def _names(state: StateDir, folder: str, unreadable: list[str]) -> list[LeaseName]:

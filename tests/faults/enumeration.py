@@ -22,7 +22,7 @@ from necrocode.claim import Claim
 from necrocode.errors import NecrocodeError, Refused
 from necrocode.lease import Lease, Request
 from necrocode.ledger import files as ledger_files
-from necrocode.ledger import waiting
+from necrocode.ledger import waiting, watchman
 from necrocode.ledger.files import FileLedger
 from necrocode.statedir import StateDir
 from necrocode.testing import ERRORS, KILL, SHORT, Fault, Injection, check, forked, injected, is_alive
@@ -279,7 +279,7 @@ def some_of(name: str) -> tuple[Fault, ...]:
 def _everywhere(name: str, base: str, fault: Fault, *, after: bool = False, first: int = 1) -> Report:
     cut, past, wrong, slowest = 0, 0, [], 0.0
     ledger_files._LITTER_AGE = -1.0  # what is left over is found at once
-    ledger_files._ROUND = waiting._TICK = NEVER
+    watchman._ROUND = waiting._TICK = NEVER
     for at in range(first, 400):
         ended, root = False, Path(tempfile.mkdtemp(dir=base))
         try:

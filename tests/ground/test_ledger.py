@@ -30,8 +30,7 @@ from necrocode.errors import (
     ResourceLimitError,
 )
 from necrocode.lease import Lease, Request
-from necrocode.ledger import files as ledger_files
-from necrocode.ledger import lifeline, memory, waiting
+from necrocode.ledger import lifeline, memory, waiting, watchman
 from necrocode.ledger.files import FileLedger
 from necrocode.ledger.memory import MemoryLedger
 from necrocode.ledger.operations import Operations
@@ -112,7 +111,7 @@ def files(state_root: Path) -> Iterator[FileLedger]:
 @pytest.fixture
 def no_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever is not woken is not served."""
-    for module, name in ((waiting, "_TICK"), (ledger_files, "_ROUND"), (memory, "_TICK")):
+    for module, name in ((waiting, "_TICK"), (watchman, "_ROUND"), (memory, "_TICK")):
         monkeypatch.setattr(module, name, 60.0)
 
 

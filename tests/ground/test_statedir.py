@@ -18,8 +18,7 @@ from necrocode import mounts as mounts_room
 from necrocode.claim import Claim
 from necrocode.errors import NecrocodeError, ResourceConflictError, StateUnreadable, StateUnusable
 from necrocode.lease import Request
-from necrocode.ledger import files as ledger_files
-from necrocode.ledger import waiting
+from necrocode.ledger import waiting, watchman
 from necrocode.ledger.files import FileLedger
 from necrocode.mounts import filesystem
 from necrocode.statedir import FOLDERS, StateDir, default_root, mark, put, read, read_json, to_json
@@ -238,7 +237,7 @@ def _two_users(root: str) -> list[str]:
     import time
     import traceback
 
-    waiting._TICK = ledger_files._ROUND = 60.0  # nobody is served but by the bell
+    waiting._TICK = watchman._ROUND = 60.0  # nobody is served but by the bell
     group, told = 4321, []
     os.umask(0o022)
     state = StateDir(root, group=True)

@@ -14,7 +14,7 @@ from actors import Puppet, run_clean
 
 from necrocode.errors import Refused
 from necrocode.lease import Request
-from necrocode.ledger import book, records, waiting
+from necrocode.ledger import book, records, waiting, watchman
 from necrocode.ledger import files as ledger_files
 from necrocode.ledger.files import FileLedger
 from necrocode.testing import check, wait_for
@@ -47,7 +47,7 @@ def test_2_a_releaser_that_dies_after_its_commit_leaves_nobody_waiting(state_roo
 
 
 def _die_releasing(root: str, moment: str) -> str:
-    waiting._TICK = ledger_files._ROUND = NEVER
+    waiting._TICK = watchman._ROUND = NEVER
     ours, theirs = os.pipe()
     releaser = os.fork()
     if releaser == 0:
@@ -132,7 +132,7 @@ def test_5_death_is_not_atomic(state_root: Path) -> None:
 
 def _die_slowly(root: str) -> float:
     """The first in line lets go of its bell, and of its life only 20 ms later; the holder is dead already."""
-    waiting._TICK = ledger_files._ROUND = NEVER
+    waiting._TICK = watchman._ROUND = NEVER
     FileLedger(root)
     holder = _forked(lambda: FileLedger(root).register(Request("holder", limit=1)) and time.sleep(60))
     wait_for(lambda: os.listdir(f"{root}/runners"))
