@@ -24,8 +24,9 @@ logger = logging.getLogger(__name__)
 
 
 class Registration(NamedTuple):
-    """The answer to `try_register`, true when granted. `reason` is limit, quota, duplicate, queue, workspace, branch
-    or file; `holders` says who is in the way, with what, since when; `waited` is in seconds."""
+    """The answer to `try_register`, true when granted. `reason` is limit, quota, duplicate, workspace, branch or file,
+    queue (others who wait come first), or unreadable (nobody knows what a live runner holds, its record being
+    damaged); `holders` says who is in the way, with what, since when; `waited` is in seconds."""
 
     granted: bool
     token: int | None = None
@@ -88,13 +89,15 @@ class ParallelCoordinator:
         priority: int = 0,
         on_conflict: OnConflict | None = None,
     ) -> Registration:
-        """Like `acquire`, with a refusal told as a value."""
+        """Like `acquire`, with a refusal told as a value; one over a conflict is a warning in the log too."""
         try:
             lease = self.acquire(
                 runner_id, task_id, spec_name, workspace_path, files, branches,
                 wait=wait, timeout=timeout, priority=priority, on_conflict=on_conflict,
             )  # fmt: skip
         except Refused as refusal:
+            if isinstance(refusal, ResourceConflictError):
+                logger.warning("%s", refusal)
             return Registration(False, None, refusal.reason, refusal.blockers, refusal.waited)
         return Registration(True, lease.token, waited=lease.record.waited_seconds)
 
