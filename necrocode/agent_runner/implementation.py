@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -15,9 +16,10 @@ from necrocode.agent_runner import strategy
 from necrocode.agent_runner.desk import Desk, Ordered
 from necrocode.agent_runner.models import ImplementationResult, TaskContext, TestResult, Workspace
 from necrocode.agent_runner.monitor import ResourceMonitor
-from necrocode.agent_runner.resources import Place as Names
 from necrocode.agent_runner.task_executor import answered
+from necrocode.claim import Claim
 from necrocode.errors import GateTimeout, LeaseLost, StateUnusable
+from necrocode.git.repository import Repository, _folded, _verbatim
 from necrocode.outcome import Outcome, Status
 from necrocode.work import Place, Work
 
@@ -115,7 +117,8 @@ class Implementation:
             return
         repository, path = place.workspace.repository, place.workspace.path
         changed = {*git.status(path), *(c.path for c in git.changes(place.workspace.base, "HEAD", cwd=path))}
-        claims = Names(str(path), repository).files(sorted(changed))
+        top = repository.root if place.workspace.mode == "given" else path
+        claims = tuple(_changed(repository, top, name) for name in sorted(changed))
         lease = self._desk.find(self._order.runner_id)
         if lease is None:
             raise LeaseLost(self._order.runner_id, ours=None)
@@ -149,6 +152,13 @@ class Implementation:
             run_id=self._order.run_id, **facts,
         )  # fmt: skip
         journal.append(self._desk.state.events, [event])
+
+
+def _changed(repository: Repository, top: Path, name: str) -> Claim:
+    """The claim on what git tells as changed, by its name from the root on: on that very entry, not on what a link
+    leads to or a pattern would fit. A repository in there, of whose files git tells nothing, is meant as a whole."""
+    inside = os.path.isdir(top / name) and not os.path.islink(top / name)
+    return Claim.file(_folded(repository, _verbatim(name) + "/" * inside), repository.identity)
 
 
 class _Deadline:
