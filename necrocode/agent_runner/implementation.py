@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from necrocode import git, journal
 from necrocode.agent_runner import strategy
-from necrocode.agent_runner.desk import Desk, Ordered
+from necrocode.agent_runner.desk import TROUBLE, Desk, Ordered
 from necrocode.agent_runner.models import ImplementationResult, TaskContext, TestResult, Workspace
 from necrocode.agent_runner.monitor import ResourceMonitor
 from necrocode.agent_runner.task_executor import answered
 from necrocode.claim import Claim
-from necrocode.errors import GateTimeout, LeaseLost, StateUnusable
+from necrocode.errors import LeaseLost
 from necrocode.git.repository import Repository, _folded, _verbatim
 from necrocode.outcome import Outcome, Status
 from necrocode.work import Place, Work
@@ -124,7 +124,7 @@ class Implementation:
             raise LeaseLost(self._order.runner_id, ours=None)
         try:
             strategy.extend(self._desk, lease, claims, "warn")
-        except (GateTimeout, StateUnusable) as trouble:
+        except TROUBLE as trouble:
             # Only others' knowledge of it is missing: that must not cost the work.
             logger.warning("%s: its changed files could not be claimed: %s", self._order.runner_id, trouble)
 

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from necrocode import journal
 from necrocode.agent_runner.delivery import push, store
-from necrocode.agent_runner.desk import Desk, Ordered, alone, may_go_alone, opened, order_for
+from necrocode.agent_runner.desk import TROUBLE, Desk, Ordered, alone, may_go_alone, opened, order_for
 from necrocode.agent_runner.implementation import Implementation
 from necrocode.agent_runner.metrics import ExecutionMetrics, MetricsReporter, document_phases
 from necrocode.agent_runner.models import RunnerResult, RunnerState, RunnerStateSnapshot, TaskContext
 from necrocode.attempt import carry
-from necrocode.errors import GateTimeout, NecrocodeError, StateUnusable
+from necrocode.errors import NecrocodeError
 from necrocode.outcome import Outcome
 from necrocode.work import StopSign
 
@@ -74,7 +74,7 @@ class Run:
                 self.degraded = self.desk.alone and self.config.max_parallel_runners is not None
                 return self._result(self._coordinated(stack))
             except NecrocodeError as error:
-                return self._failed(str(error), "state" if isinstance(error, StateUnusable | GateTimeout) else "error")
+                return self._failed(str(error), "state" if isinstance(error, TROUBLE) else "error")
             finally:
                 self._report()
 
@@ -83,7 +83,7 @@ class Run:
         assert self.desk is not None
         try:
             outcome = self._attempted()
-        except StateUnusable:
+        except TROUBLE:
             if self.desk.trouble is None:
                 raise
         if self.desk.trouble is not None:

@@ -361,3 +361,17 @@ def test_a_directory_that_fails_later(repo, config, state):
     degraded = RunnerOrchestrator(config(max_parallel_runners=1, degrade=True)).run(task(repo, 2, test_commands=[]))
     assert degraded.success, degraded.error
     assert degraded.degraded
+
+
+def test_terms_of_the_host_that_cannot_be_read(repo, config, state):
+    """S2-44: the same rules hold for a broken config.json, by which nobody knows how many may run."""
+    ParallelCoordinator(state)
+    (state / "config.json").write_text("{broken")
+    refused = RunnerOrchestrator(config(max_parallel_runners=2)).run(task(repo))
+    assert (refused.success, refused.error_kind) == (False, "state")
+    assert "config.json" in refused.error
+    assert not (repo / "done.txt").exists()
+    free = RunnerOrchestrator(config()).run(task(repo, test_commands=[]))
+    assert (free.success, free.degraded) == (True, False), free.error
+    degraded = RunnerOrchestrator(config(max_parallel_runners=2, degrade=True)).run(task(repo, 2, test_commands=[]))
+    assert (degraded.success, degraded.degraded) == (True, True), degraded.error
