@@ -92,7 +92,7 @@ class Implementation:
             Outcome(
                 self._context.task_id, work.status, self._order.attempt, text, work.kind,
                 runner_id=self._order.runner_id, token=lease.token if lease else None, workspace=self._order.path,
-                branch=self._order.branch, concurrent=max(1, self._desk.view.live),
+                branch=self._order.branch, concurrent=max(1, self._desk.view.live + (not self._desk.slot)),
                 waited=lease.record.waited_seconds if lease else 0.0, phases={"work": seconds},
             )
         )  # fmt: skip

@@ -70,8 +70,9 @@ class ExecutionMetrics:
 
 
 def _live(event: Event) -> int:
+    """How many ran at once by this event, whoever it is about included: it may have no slot to be counted by."""
     live = event.facts.get("live", 1) if event.kind == "lease.granted" else 1
-    return live if isinstance(live, int) else 1
+    return live + (event.facts.get("slot") is False) if isinstance(live, int) else 1
 
 
 def _counted(figures: Figures) -> dict[str, Any]:

@@ -114,6 +114,7 @@ def test_degrading_is_told(repo, config, state, caplog):
         assert other.call("get_concurrent_count") == 1
     assert result.success, result.error
     assert result.degraded
+    assert (result.concurrent_runners, orchestrator.last_metrics.concurrent_runners) == (2, 2)
     assert orchestrator.last_metrics.degraded
     assert "without a slot" in caplog.text
     assert [one["workspace_path"] for one in seen[0]["without_slot"]] == [str(repo)]

@@ -1,0 +1,45 @@
+"""What a run reports when it could not be carried out, had no slot, or has no console to report to."""
+
+from __future__ import annotations
+
+import threading
+from functools import partial
+from pathlib import Path
+
+import pytest
+from s2_repository import made_repository, nothing_is_held, settings, task
+
+from necrocode.agent_runner import ParallelCoordinator, RunnerOrchestrator
+from necrocode.testing import wait_for
+
+
+@pytest.fixture
+def repo(tmp_path: Path) -> Path:
+    return made_repository(tmp_path / "repo")
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    return tmp_path / "state"
+
+
+@pytest.fixture
+def config(tmp_path: Path):
+    return partial(settings, tmp_path)
+
+
+def test_a_run_without_a_slot_counts_itself_when_it_is_left_behind_too(repo, config, state):
+    """S2-09: beside one holder, at its deadline, while its Python still goes on."""
+    end = threading.Event()
+    holder = ParallelCoordinator(state, 1)
+    assert holder.register_runner("other", "t", "s", "/tmp/other")
+    configuration = config(
+        max_parallel_runners=1, capacity_timeout_seconds=0.05, degrade=True, grace_seconds=0.1,
+        agent=lambda context, workspace: end.wait(60),
+    )  # fmt: skip
+    result = RunnerOrchestrator(configuration).run(task(repo, timeout_seconds=0.3))
+    assert (result.error_kind, result.concurrent_runners) == ("timeout", 2)
+    end.set()
+    wait_for(lambda: not holder.get_status()["without_slot"])
+    holder.unregister_runner("other")
+    wait_for(lambda: nothing_is_held(state))
