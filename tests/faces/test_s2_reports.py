@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from functools import partial
 from pathlib import Path
@@ -43,3 +44,23 @@ def test_a_run_without_a_slot_counts_itself_when_it_is_left_behind_too(repo, con
     wait_for(lambda: not holder.get_status()["without_slot"])
     holder.unregister_runner("other")
     wait_for(lambda: nothing_is_held(state))
+
+
+@pytest.mark.parametrize("trouble", ["no agent", "no directory", "no journal"])
+def test_a_failure_is_an_error_in_the_metrics_wherever_it_came(repo, config, state, tmp_path, trouble):
+    """S2-33: also when there was nobody to work, or nowhere to write down what happened."""
+    if trouble == "no directory":
+        state.write_text("")
+    elif trouble == "no journal":
+        ParallelCoordinator(state)
+        (state / "events").rmdir()
+        (state / "events").write_text("")
+    agent = None if trouble == "no agent" else ["false"]
+    orchestrator = RunnerOrchestrator(
+        config(max_parallel_runners=1, agent=agent, metrics_enabled=True, metrics_dir=tmp_path / "metrics")
+    )
+    result = orchestrator.run(task(repo))
+    assert not result.success
+    assert orchestrator.last_metrics.errors == 1
+    (written,) = (tmp_path / "metrics").iterdir()
+    assert json.loads(written.read_text())["errors"] == 1
