@@ -181,7 +181,7 @@ class MetricsReporter:
         """The console section, and metrics_<runner_id>_<YYYYmmdd_HHMMSS>.json; the file's path.
 
         Raises OSError when the file cannot be written."""
-        sys.stdout.write("\n".join(section(metrics)) + "\n")
+        _show(section(metrics))
         if self.output_dir is None:
             return None
         self.output_dir.mkdir(parents=True, exist_ok=True)
@@ -196,7 +196,15 @@ class MetricsReporter:
         conflicts = sum(one.resource_conflicts_detected for one in runs)
         errors = sum(one.errors for one in runs)
         lines.append(f"{len(runs)} runs, {waited:.1f} s waited, {conflicts} conflicts, {errors} errors")
+        _show(lines)
+
+
+def _show(lines: list[str]) -> None:
+    """On the console. To have none, or one that is closed or gone, is no reason to lose what is reported."""
+    try:
         sys.stdout.write("\n".join(lines) + "\n")
+    except (AttributeError, OSError, ValueError) as error:
+        logger.warning("metrics were not shown: %s", error)
 
 
 def _written(folder: Path, stem: str, metrics: ExecutionMetrics) -> Path:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 import threading
 from functools import partial
 from pathlib import Path
@@ -10,7 +12,7 @@ from pathlib import Path
 import pytest
 from s2_repository import made_repository, nothing_is_held, settings, task
 
-from necrocode.agent_runner import ParallelCoordinator, RunnerOrchestrator
+from necrocode.agent_runner import MetricsReporter, ParallelCoordinator, RunnerOrchestrator
 from necrocode.testing import wait_for
 
 
@@ -64,3 +66,23 @@ def test_a_failure_is_an_error_in_the_metrics_wherever_it_came(repo, config, sta
     assert orchestrator.last_metrics.errors == 1
     (written,) = (tmp_path / "metrics").iterdir()
     assert json.loads(written.read_text())["errors"] == 1
+
+
+def closed() -> io.StringIO:
+    console = io.StringIO()
+    console.close()
+    return console
+
+
+@pytest.mark.parametrize("console", [None, closed()], ids=["none", "closed"])
+def test_a_run_needs_no_console(repo, config, tmp_path, console, monkeypatch, caplog):
+    """S2-33: what cannot be shown is told in the log, and written all the same."""
+    folder = tmp_path / "metrics"
+    orchestrator = RunnerOrchestrator(config(metrics_enabled=True, metrics_dir=folder))
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", console)
+        result = orchestrator.run(task(repo, test_commands=[]))
+        MetricsReporter().report_summary([orchestrator.last_metrics])
+    assert result.success, result.error
+    assert len(list(folder.iterdir())) == 1
+    assert caplog.text.count("metrics were not shown") == 2
