@@ -175,7 +175,7 @@ class MetricsReporter:
     """Shows metrics on the console, and writes them to `output_dir` when there is one."""
 
     def __init__(self, output_dir: StrPath | None = None) -> None:
-        self.output_dir = Path(output_dir) if output_dir is not None else None
+        self.output_dir = Path(output_dir).expanduser() if output_dir is not None else None
 
     def report(self, metrics: ExecutionMetrics) -> Path | None:
         """The console section, and metrics_<runner_id>_<YYYYmmdd_HHMMSS>.json; the file's path.

@@ -133,6 +133,31 @@ def test_a_setting_is_checked_when_it_is_changed_too():
         RunnerConfig(default_playbook_path="/no/such/book.yaml").validate()
 
 
+PATHS = ["default_playbook_path", "coordination_dir", "repository_path", "log_file", "metrics_dir", "state_file_path"]
+
+
+@pytest.mark.parametrize("field", PATHS)
+def test_paths_are_those_of_the_moment_and_the_user(tmp_path, monkeypatch, field):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    config = RunnerConfig(**{field: "~/there"})
+    assert getattr(config, field) == tmp_path / "home" / "there"
+    setattr(config, field, "below/../here")
+    assert getattr(config, field) == tmp_path / "here"
+    assert RunnerConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert MetricsReporter("~/metrics").output_dir == tmp_path / "home" / "metrics"
+
+
+def test_the_state_is_found_from_elsewhere(tmp_path, monkeypatch):
+    """S2-10: with a coordination directory that was given relative, after the process has gone elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    orchestrator = face.RunnerOrchestrator(RunnerConfig(coordination_dir="state", persist_state=True, agent=["true"]))
+    (tmp_path / "work").mkdir()
+    assert orchestrator.run(TaskContext(task_id="1", slot_path=tmp_path / "work", test_commands=[])).success
+    monkeypatch.chdir("/")
+    assert orchestrator.load_state().state is RunnerState.COMPLETED
+
+
 def test_retry_delays():
     """min(initial * base**n, max)."""
     assert [RetryConfig().get_delay(n) for n in (0, 1, 2, 10, 10_000)] == [1.0, 2.0, 4.0, 60.0, 60.0]
