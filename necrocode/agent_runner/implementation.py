@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -73,7 +73,7 @@ class Implementation:
             return self._late_work(deadline.seconds)
         if result.work is not None:
             return result.work
-        usage = {key: float(value) for key, value in (result.usage or {}).items()}
+        usage = _counted(result.usage or {})
         if result.success:
             return Work(usage=usage)
         if place.stop.is_set():
@@ -152,6 +152,11 @@ class Implementation:
             run_id=self._order.run_id, **facts,
         )  # fmt: skip
         journal.append(self._desk.state.events, [event])
+
+
+def _counted(usage: Mapping[str, Any]) -> dict[str, float]:
+    """What of it are numbers: an agent may tell more, the name of its model for one."""
+    return {key: float(value) for key, value in usage.items() if isinstance(value, int | float)}
 
 
 def _changed(repository: Repository, top: Path, name: str) -> Claim:

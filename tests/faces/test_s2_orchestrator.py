@@ -142,6 +142,15 @@ def test_a_callable_agent(repo, config):
     assert result.impl_result.usage == {"tokens": 7}
 
 
+def test_usage_that_is_no_number_fails_no_work(repo, config):
+    """S2-46: what can be counted is; the rest is the reader's."""
+    usage = {"tokens": 3, "cost": 0.5, "model": "m1", "tools": ["sh"], "cache": None}
+    orchestrator = RunnerOrchestrator(config(agent=lambda context, workspace: ImplementationResult(True, usage=usage)))
+    result = orchestrator.run(task(repo, test_commands=[]))
+    assert result.success, result.error
+    assert result.impl_result.usage == usage
+
+
 def test_the_executor_may_be_replaced(repo, config):
     """`orchestrator.task_executor.execute(task_context, workspace)` is public, without any agent configured."""
     orchestrator = RunnerOrchestrator(config(agent=None))
