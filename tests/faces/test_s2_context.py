@@ -73,6 +73,22 @@ def test_expected_wait(turn, ages, observed, seconds):
     assert expected_wait(turn, ages, observed) == seconds
 
 
+@pytest.mark.parametrize(
+    ("turn", "ages", "surplus", "seconds"),
+    [
+        (1, [2.0, 8.0], 1, 8.0),
+        (2, [2.0, 8.0], 1, 18.0),
+        (1, [1.0, 2.0, 8.0], 2, 9.0),
+        (2, [1.0, 2.0, 8.0], 1, 9.0),
+        (1, [40.0, 1.0], 1, math.inf),
+        (1, [2.0, 8.0], 2, math.inf),
+    ],
+)
+def test_slots_over_a_lowered_limit_are_not_used_again(turn, ages, surplus, seconds):
+    """S2-36: what is over the limit ends without anybody coming after it, and only then a slot becomes free."""
+    assert expected_wait(turn, ages, [10.0], surplus=surplus) == seconds
+
+
 # ---- the context
 
 
