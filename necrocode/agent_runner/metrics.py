@@ -104,13 +104,15 @@ def document_phases(phases: Mapping[str, float]) -> dict[str, float]:
 
 
 class MetricsCollector:
-    """Turns what it is told into events of one runner; `finalize` folds them."""
+    """Turns what it is told into events of one runner; `finalize` folds them. The run begins with it."""
 
     def __init__(self, runner_id: str, task_id: str, spec_name: str) -> None:
         self.runner_id, self.task_id, self.spec_name = runner_id, task_id, spec_name
         self.events: list[Event] = []
         self._begun: dict[str, float] = {}
         self._sampled = sum(os.times()[:4]), clock.monotonic()
+        self._began = self._ended = clock.wall(), clock.monotonic()
+        self._asked: int | None = None
 
     def start_phase(self, phase_name: str) -> None:
         self._begun[phase_name] = clock.monotonic()
@@ -163,8 +165,13 @@ class MetricsCollector:
         self._tell("conflict.found", claims=[conflict, str(len(self.events))])
 
     def finalize(self) -> ExecutionMetrics:
-        """The metrics so far; asking changes nothing."""
-        return ExecutionMetrics.of(self.events, self.runner_id, self.task_id, self.spec_name)
+        """The metrics so far, up to now; asking again changes nothing as long as nothing more is told."""
+        if self._asked != len(self.events):
+            self._asked, self._ended = len(self.events), (clock.wall(), clock.monotonic())
+        metrics = ExecutionMetrics.of(self.events, self.runner_id, self.task_id, self.spec_name)
+        metrics.start_time, metrics.end_time = clock.utc(self._began[0]), clock.utc(self._ended[0])
+        metrics.total_duration_seconds = self._ended[1] - self._began[1]
+        return metrics
 
     def _tell(self, kind: str, **facts: Any) -> None:
         whom = {"runner_id": self.runner_id, "task_id": self.task_id, "spec_name": self.spec_name}

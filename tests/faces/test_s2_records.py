@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from necrocode.agent_runner import (
     TaskContextValidationError,
 )
 from necrocode.errors import ConfigError, NecrocodeError, StateUnreadable
+from necrocode.testing import wait_for
 
 # ---- exports
 
@@ -236,6 +238,22 @@ def test_the_collector_folds_what_it_is_told():
     assert list(metrics.phase_timings) == ["implement"]
     assert metrics.memory_mb > 1
     assert collector.finalize() == metrics
+
+
+def test_the_collector_counts_from_its_making():
+    """S2-32: also the time in which it was told nothing."""
+    began = time.monotonic()
+    collector = MetricsCollector("runner-1", "task-1", "spec")
+    made = time.monotonic()
+    wait_for(lambda: time.monotonic() - made > 0.05)
+    first = collector.finalize()
+    assert 0.05 < first.total_duration_seconds < time.monotonic() - began
+    assert first.start_time < first.end_time
+    collector.record_error()
+    later = collector.finalize()
+    assert later.start_time == first.start_time
+    assert later.total_duration_seconds > first.total_duration_seconds
+    assert collector.finalize() == later
 
 
 def test_the_report(tmp_path, capsys):
