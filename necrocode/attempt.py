@@ -112,7 +112,8 @@ class Attempt:
         )
 
     def _hold(self, lease: Lease) -> Outcome:
-        self._concurrent = max(1, self.ledger.view.live)
+        # Those that hold a slot, and itself, which may go without.
+        self._concurrent = max(1, self.ledger.view.live + (not lease.record.slot))
         stop_on_loss = lambda lost: self._stop.set()  # noqa: E731
         with Heartbeat(
             self.ledger, lease, self.order.heartbeat_interval, on_lost=stop_on_loss, on_beat=self._sample

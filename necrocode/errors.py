@@ -41,7 +41,7 @@ class ConfigError(NecrocodeError):
 
 
 class Refused(NecrocodeError):
-    """A claim or a slot was not granted. `reason` is limit, quota, duplicate, queue or the kind of the claim."""
+    """A claim or a slot was not granted. `reason` is limit, quota, duplicate, queue, unreadable or the claim's kind."""
 
     def __init__(
         self,

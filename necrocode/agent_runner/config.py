@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -22,6 +23,10 @@ GIVEN_UP = frozenset({
     "git_token_env_var", "artifact_store_api_key_env_var", "mask_secrets", "metrics_port", "task_registry_path",
 })  # fmt: skip
 """Settings of the document's original that have no meaning here."""
+
+_PATHS = (
+    "default_playbook_path", "coordination_dir", "repository_path", "log_file", "metrics_dir", "state_file_path",
+)  # fmt: skip
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -95,7 +100,8 @@ class RunnerConfig(_Settings):
 
     `agent` does the work: a command line (text is split, never given to a shell; in its arguments `{prompt}`,
     `{workspace}`, `{branch}`, `{task_id}`, `{title}` are replaced), a callable (task_context, workspace) ->
-    ImplementationResult, or the path of a playbook. Durations are in seconds."""
+    ImplementationResult, or the path of a playbook. Durations are in seconds; a leading `~` in a path is expanded, and
+    a relative one means where the process was when it was set."""
 
     execution_mode: ExecutionMode = ExecutionMode.LOCAL_PROCESS
     agent: Annotated[Any, PlainValidator(_agent)] = _declared("agent")
@@ -149,6 +155,12 @@ class RunnerConfig(_Settings):
             raise ValueError("runners are processes of this machine: leave it out, or use local-process")
         return mode
 
+    @field_validator(*_PATHS)
+    @classmethod
+    def _place(cls, path: Path | None) -> Path | None:
+        """Where it was when it was said: a process may go elsewhere later."""
+        return path and Path(os.path.abspath(os.path.expanduser(path)))
+
     @field_validator("artifact_store_url")
     @classmethod
     def _file_url(cls, url: str) -> str:
@@ -196,5 +208,5 @@ class RunnerConfig(_Settings):
         """Raises ConfigError. What is here was checked when it was set; this looks at what the disk knows."""
         for name in ("default_playbook_path", "repository_path"):
             path = getattr(self, name)
-            if path is not None and not path.expanduser().exists():
+            if path is not None and not path.exists():
                 raise ConfigError(f"{name}: {path} does not exist", where="RunnerConfig")

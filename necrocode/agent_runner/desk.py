@@ -12,7 +12,7 @@ from necrocode.agent_runner import strategy
 from necrocode.agent_runner.config import RunnerConfig
 from necrocode.agent_runner.models import TaskContext, folder_name
 from necrocode.agent_runner.resources import Place, place_of, real, workspace_claim
-from necrocode.errors import ConfigError, GateTimeout, Refused, StateUnusable
+from necrocode.errors import ConfigError, GateTimeout, Refused, StateUnreadable, StateUnusable
 from necrocode.lease import Lease, Request
 from necrocode.ledger.files import FileLedger
 from necrocode.order import Order
@@ -21,6 +21,10 @@ from necrocode.task import Task
 from necrocode.workspace import OURS, default_directory
 
 logger = logging.getLogger(__name__)
+
+Trouble = StateUnusable | StateUnreadable | GateTimeout
+TROUBLE = (StateUnusable, StateUnreadable, GateTimeout)
+"""What says of the coordination directory, and not of the work, that it cannot be used."""
 
 
 class Desk(FileLedger):
@@ -31,7 +35,7 @@ class Desk(FileLedger):
 
     slot = True
     alone = False
-    trouble: StateUnusable | GateTimeout | None = None
+    trouble: Trouble | None = None
 
     def __init__(self, state: StateDir | Path | None, on_conflict: strategy.OnConflict) -> None:
         super().__init__(state)
@@ -51,7 +55,7 @@ class Desk(FileLedger):
             return strategy.enter(
                 self, super().register, request, self._on_conflict, wait=wait, timeout=timeout, on_wait=on_wait
             )
-        except (StateUnusable, GateTimeout) as trouble:
+        except TROUBLE as trouble:
             self.trouble = trouble
             raise
 
@@ -59,10 +63,10 @@ class Desk(FileLedger):
 @contextmanager
 def opened(config: RunnerConfig) -> Iterator[Desk]:
     """The desk in the coordination directory. When that cannot be used, and a limit was not asked for, or the
-    caller would rather run than hold it, one that is this run's alone. Raises StateUnusable otherwise."""
+    caller would rather run than hold it, one that is this run's alone. Raises what it met otherwise."""
     try:
         desk = Desk(config.coordination_dir, config.on_conflict)
-    except StateUnusable as trouble:
+    except TROUBLE as trouble:
         if not may_go_alone(config):
             raise
         with alone(config, trouble) as desk:
@@ -77,7 +81,7 @@ def may_go_alone(config: RunnerConfig) -> bool:
 
 
 @contextmanager
-def alone(config: RunnerConfig, trouble: StateUnusable | GateTimeout) -> Iterator[Desk]:
+def alone(config: RunnerConfig, trouble: Trouble) -> Iterator[Desk]:
     """A desk that nobody else sees, for one run without coordination; `trouble` says why."""
     logger.warning("running without coordination: %s", trouble)
     with aside.folder() as folder:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from heapq import heapify, heappop, heapreplace
+from heapq import heappop, heapreplace
 
 
-def expected_wait(turn: int, ages: Sequence[float], observed: Sequence[float]) -> float:
+def expected_wait(turn: int, ages: Sequence[float], observed: Sequence[float], *, surplus: int = 0) -> float:
     """Seconds until the `turn`-th slot (from 1) becomes free, when slots held for `ages` seconds last as long as
-    the `observed` ones did.
+    the `observed` ones did. So many ends as there are slots in `surplus`, over a limit that was lowered, free none.
 
     A lease that is older than everything observed tells nothing about its end: it counts as endless."""
-    if not observed or not ages:
+    if not observed or len(ages) <= surplus:
         return math.inf
     durations = sorted(observed)
-    ends = [_remaining(age, durations) for age in ages]
-    heapify(ends)
+    ends = sorted(_remaining(age, durations) for age in ages)[surplus:]  # sorted, it is a heap too
     for _ in range(turn - 1):
         heapreplace(ends, ends[0] + _middle(durations))
     return heappop(ends)

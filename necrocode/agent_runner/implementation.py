@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from necrocode import git, journal
 from necrocode.agent_runner import strategy
-from necrocode.agent_runner.desk import Desk, Ordered
+from necrocode.agent_runner.desk import TROUBLE, Desk, Ordered
 from necrocode.agent_runner.models import ImplementationResult, TaskContext, TestResult, Workspace
 from necrocode.agent_runner.monitor import ResourceMonitor
-from necrocode.agent_runner.resources import Place as Names
 from necrocode.agent_runner.task_executor import answered
-from necrocode.errors import GateTimeout, LeaseLost, StateUnusable
+from necrocode.claim import Claim
+from necrocode.errors import LeaseLost
+from necrocode.git.repository import Repository, _folded, _verbatim
 from necrocode.outcome import Outcome, Status
 from necrocode.work import Place, Work
 
@@ -71,7 +73,7 @@ class Implementation:
             return self._late_work(deadline.seconds)
         if result.work is not None:
             return result.work
-        usage = {key: float(value) for key, value in (result.usage or {}).items()}
+        usage = _counted(result.usage or {})
         if result.success:
             return Work(usage=usage)
         if place.stop.is_set():
@@ -90,7 +92,7 @@ class Implementation:
             Outcome(
                 self._context.task_id, work.status, self._order.attempt, text, work.kind,
                 runner_id=self._order.runner_id, token=lease.token if lease else None, workspace=self._order.path,
-                branch=self._order.branch, concurrent=max(1, self._desk.view.live),
+                branch=self._order.branch, concurrent=max(1, self._desk.view.live + (not self._desk.slot)),
                 waited=lease.record.waited_seconds if lease else 0.0, phases={"work": seconds},
             )
         )  # fmt: skip
@@ -115,13 +117,14 @@ class Implementation:
             return
         repository, path = place.workspace.repository, place.workspace.path
         changed = {*git.status(path), *(c.path for c in git.changes(place.workspace.base, "HEAD", cwd=path))}
-        claims = Names(str(path), repository).files(sorted(changed))
+        top = repository.root if place.workspace.mode == "given" else path
+        claims = tuple(_changed(repository, top, name) for name in sorted(changed))
         lease = self._desk.find(self._order.runner_id)
         if lease is None:
             raise LeaseLost(self._order.runner_id, ours=None)
         try:
             strategy.extend(self._desk, lease, claims, "warn")
-        except (GateTimeout, StateUnusable) as trouble:
+        except TROUBLE as trouble:
             # Only others' knowledge of it is missing: that must not cost the work.
             logger.warning("%s: its changed files could not be claimed: %s", self._order.runner_id, trouble)
 
@@ -149,6 +152,18 @@ class Implementation:
             run_id=self._order.run_id, **facts,
         )  # fmt: skip
         journal.append(self._desk.state.events, [event])
+
+
+def _counted(usage: Mapping[str, Any]) -> dict[str, float]:
+    """What of it are numbers: an agent may tell more, the name of its model for one."""
+    return {key: float(value) for key, value in usage.items() if isinstance(value, int | float)}
+
+
+def _changed(repository: Repository, top: Path, name: str) -> Claim:
+    """The claim on what git tells as changed, by its name from the root on: on that very entry, not on what a link
+    leads to or a pattern would fit. A repository in there, of whose files git tells nothing, is meant as a whole."""
+    inside = os.path.isdir(top / name) and not os.path.islink(top / name)
+    return Claim.file(_folded(repository, _verbatim(name) + "/" * inside), repository.identity)
 
 
 class _Deadline:

@@ -70,8 +70,9 @@ class ExecutionMetrics:
 
 
 def _live(event: Event) -> int:
+    """How many ran at once by this event, whoever it is about included: it may have no slot to be counted by."""
     live = event.facts.get("live", 1) if event.kind == "lease.granted" else 1
-    return live if isinstance(live, int) else 1
+    return live + (event.facts.get("slot") is False) if isinstance(live, int) else 1
 
 
 def _counted(figures: Figures) -> dict[str, Any]:
@@ -103,13 +104,15 @@ def document_phases(phases: Mapping[str, float]) -> dict[str, float]:
 
 
 class MetricsCollector:
-    """Turns what it is told into events of one runner; `finalize` folds them."""
+    """Turns what it is told into events of one runner; `finalize` folds them. The run begins with it."""
 
     def __init__(self, runner_id: str, task_id: str, spec_name: str) -> None:
         self.runner_id, self.task_id, self.spec_name = runner_id, task_id, spec_name
         self.events: list[Event] = []
         self._begun: dict[str, float] = {}
         self._sampled = sum(os.times()[:4]), clock.monotonic()
+        self._began = self._ended = clock.wall(), clock.monotonic()
+        self._asked: int | None = None
 
     def start_phase(self, phase_name: str) -> None:
         self._begun[phase_name] = clock.monotonic()
@@ -162,8 +165,13 @@ class MetricsCollector:
         self._tell("conflict.found", claims=[conflict, str(len(self.events))])
 
     def finalize(self) -> ExecutionMetrics:
-        """The metrics so far; asking changes nothing."""
-        return ExecutionMetrics.of(self.events, self.runner_id, self.task_id, self.spec_name)
+        """The metrics so far, up to now; asking again changes nothing as long as nothing more is told."""
+        if self._asked != len(self.events):
+            self._asked, self._ended = len(self.events), (clock.wall(), clock.monotonic())
+        metrics = ExecutionMetrics.of(self.events, self.runner_id, self.task_id, self.spec_name)
+        metrics.start_time, metrics.end_time = clock.utc(self._began[0]), clock.utc(self._ended[0])
+        metrics.total_duration_seconds = self._ended[1] - self._began[1]
+        return metrics
 
     def _tell(self, kind: str, **facts: Any) -> None:
         whom = {"runner_id": self.runner_id, "task_id": self.task_id, "spec_name": self.spec_name}
@@ -174,13 +182,13 @@ class MetricsReporter:
     """Shows metrics on the console, and writes them to `output_dir` when there is one."""
 
     def __init__(self, output_dir: StrPath | None = None) -> None:
-        self.output_dir = Path(output_dir) if output_dir is not None else None
+        self.output_dir = Path(output_dir).expanduser() if output_dir is not None else None
 
     def report(self, metrics: ExecutionMetrics) -> Path | None:
         """The console section, and metrics_<runner_id>_<YYYYmmdd_HHMMSS>.json; the file's path.
 
         Raises OSError when the file cannot be written."""
-        sys.stdout.write("\n".join(section(metrics)) + "\n")
+        _show(section(metrics))
         if self.output_dir is None:
             return None
         self.output_dir.mkdir(parents=True, exist_ok=True)
@@ -195,7 +203,15 @@ class MetricsReporter:
         conflicts = sum(one.resource_conflicts_detected for one in runs)
         errors = sum(one.errors for one in runs)
         lines.append(f"{len(runs)} runs, {waited:.1f} s waited, {conflicts} conflicts, {errors} errors")
+        _show(lines)
+
+
+def _show(lines: list[str]) -> None:
+    """On the console. To have none, or one that is closed or gone, is no reason to lose what is reported."""
+    try:
         sys.stdout.write("\n".join(lines) + "\n")
+    except (AttributeError, OSError, ValueError) as error:
+        logger.warning("metrics were not shown: %s", error)
 
 
 def _written(folder: Path, stem: str, metrics: ExecutionMetrics) -> Path:

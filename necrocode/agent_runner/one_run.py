@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from necrocode import journal
 from necrocode.agent_runner.delivery import push, store
-from necrocode.agent_runner.desk import Desk, Ordered, alone, may_go_alone, opened, order_for
+from necrocode.agent_runner.desk import TROUBLE, Desk, Ordered, alone, may_go_alone, opened, order_for
 from necrocode.agent_runner.implementation import Implementation
 from necrocode.agent_runner.metrics import ExecutionMetrics, MetricsReporter, document_phases
 from necrocode.agent_runner.models import RunnerResult, RunnerState, RunnerStateSnapshot, TaskContext
 from necrocode.attempt import carry
-from necrocode.errors import GateTimeout, NecrocodeError, StateUnusable
+from necrocode.errors import NecrocodeError
+from necrocode.event import Event
 from necrocode.outcome import Outcome
 from necrocode.work import StopSign
 
@@ -63,6 +64,7 @@ class Run:
         self.order: Ordered | None = None
         self.degraded, self.waited = False, 0.0
         self.implementation: Implementation | None = None
+        self._untold: list[Event] = []
 
     def carried(self) -> RunnerResult:
         """Carry it out; every failure is a result."""
@@ -74,7 +76,7 @@ class Run:
                 self.degraded = self.desk.alone and self.config.max_parallel_runners is not None
                 return self._result(self._coordinated(stack))
             except NecrocodeError as error:
-                return self._failed(str(error), "state" if isinstance(error, StateUnusable | GateTimeout) else "error")
+                return self._failed(str(error), "state" if isinstance(error, TROUBLE) else "error")
             finally:
                 self._report()
 
@@ -83,7 +85,7 @@ class Run:
         assert self.desk is not None
         try:
             outcome = self._attempted()
-        except StateUnusable:
+        except TROUBLE:
             if self.desk.trouble is None:
                 raise
         if self.desk.trouble is not None:
@@ -187,12 +189,7 @@ class Run:
     def _report(self) -> None:
         """The run's metrics, also when it failed."""
         whom = (self.runner_id, self.context.task_id, self.context.spec_name)
-        events = []
-        if self.desk is not None:
-            since = self.since.timestamp() - 1.0
-            told = journal.read(self.desk.state.events, since, runner_id=self.runner_id)
-            events = [event for event in told if event.mono >= self.began]
-        metrics = ExecutionMetrics.of(events, *whom)
+        metrics = ExecutionMetrics.of([*self._journalled(), *self._untold], *whom)
         metrics.degraded = self.degraded
         metrics.wait_time_seconds += self.waited  # for a slot that never came
         self.orchestrator.last_metrics = metrics
@@ -202,6 +199,17 @@ class Run:
             MetricsReporter(self.config.metrics_dir).report(metrics)
         except OSError as error:
             logger.warning("metrics were not written: %s", error)
+
+    def _journalled(self) -> list[Event]:
+        if self.desk is None:
+            return []
+        since = self.since.timestamp() - 1.0
+        try:
+            told = journal.read(self.desk.state.events, since, runner_id=self.runner_id)
+            return [event for event in told if event.mono >= self.began]
+        except OSError as error:
+            logger.warning("the journal could not be read, the metrics lack what it has: %s", error)
+            return []
 
     # ---- telling
 
@@ -219,10 +227,9 @@ class Run:
             logger.warning("the state was not kept: %s", error)
 
     def _tell(self, kind: str, **facts: Any) -> None:
-        if self.desk is None:
-            return
         event = journal.make(
             kind, runner_id=self.runner_id, task_id=self.context.task_id, spec_name=self.context.spec_name,
             run_id=self.runner_id, **facts,
         )  # fmt: skip
-        journal.append(self.desk.state.events, [event])
+        if self.desk is None or not journal.append(self.desk.state.events, [event]):
+            self._untold.append(event)  # its own report has it all the same

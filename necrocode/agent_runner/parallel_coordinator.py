@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from necrocode.agent_runner import questions, strategy
-from necrocode.agent_runner.resources import place_of, real, unplaced, workspace_claim
+from necrocode.agent_runner.resources import named, place_of, real, unplaced, workspace_claim
 from necrocode.agent_runner.strategy import OnConflict
 from necrocode.claim import Claim
 from necrocode.errors import LeaseLost, Refused, ResourceConflictError, StateUnusable
@@ -23,8 +24,9 @@ logger = logging.getLogger(__name__)
 
 
 class Registration(NamedTuple):
-    """The answer to `try_register`, true when granted. `reason` is limit, quota, duplicate, queue, workspace, branch
-    or file; `holders` says who is in the way, with what, since when; `waited` is in seconds."""
+    """The answer to `try_register`, true when granted. `reason` is limit, quota, duplicate, workspace, branch or file,
+    queue (others who wait come first), or unreadable (nobody knows what a live runner holds, its record being
+    damaged); `holders` says who is in the way, with what, since when; `waited` is in seconds."""
 
     granted: bool
     token: int | None = None
@@ -87,13 +89,15 @@ class ParallelCoordinator:
         priority: int = 0,
         on_conflict: OnConflict | None = None,
     ) -> Registration:
-        """Like `acquire`, with a refusal told as a value."""
+        """Like `acquire`, with a refusal told as a value; one over a conflict is a warning in the log too."""
         try:
             lease = self.acquire(
                 runner_id, task_id, spec_name, workspace_path, files, branches,
                 wait=wait, timeout=timeout, priority=priority, on_conflict=on_conflict,
             )  # fmt: skip
         except Refused as refusal:
+            if isinstance(refusal, ResourceConflictError):
+                logger.warning("%s", refusal)
             return Registration(False, None, refusal.reason, refusal.blockers, refusal.waited)
         return Registration(True, lease.token, waited=lease.record.waited_seconds)
 
@@ -222,12 +226,11 @@ class ParallelCoordinator:
 
         Names are taken as in the runner's own work space, or in `workspace_path`; for a runner that is not
         registered and gives none they are compared with those of every repository."""
+        files, branches = _texts(files), _texts(branches)
         snapshot = questions.look(self.ledger)
         known = [seen.record.workspace_path for seen in snapshot.runners if seen.record.runner_id == runner_id]
         where = workspace_path if workspace_path is not None else next(iter(known), None)
-        wanted = unplaced(files or (), branches or ())
-        if where is not None:
-            wanted = _claims(where, files or (), branches or ())
+        wanted = unplaced(files, branches) if where is None else _claims(where, files, branches)
         if workspace_path is not None:
             wanted = (workspace_claim(workspace_path), *wanted)
         found = questions.conflicts(snapshot, runner_id, wanted, anywhere=where is None)
@@ -265,6 +268,10 @@ def _claims(workspace_path: StrPath, files: Iterable[str], branches: Iterable[st
         return ()  # the repository is asked for only when there are names to place in it
     place = place_of(workspace_path)
     return tuple(dict.fromkeys((*place.files(files), *place.branches(branches))))
+
+
+def _texts(names: Iterable[str] | None) -> tuple[str, ...]:
+    return tuple(map(os.fspath, named(() if names is None else names)))
 
 
 def __getattr__(name: str) -> Any:

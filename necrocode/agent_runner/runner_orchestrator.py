@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from necrocode.agent_runner.config import RunnerConfig
+from necrocode.agent_runner.desk import TROUBLE
 from necrocode.agent_runner.log_file import logged_to
 from necrocode.agent_runner.metrics import ExecutionMetrics
 from necrocode.agent_runner.models import RunnerResult, RunnerState, RunnerStateSnapshot, TaskContext
@@ -17,7 +18,6 @@ from necrocode.agent_runner.parallel_coordinator import ParallelCoordinator
 from necrocode.agent_runner.state_file import StateFile
 from necrocode.agent_runner.task_executor import TaskExecutor
 from necrocode.agent_runner.test_runner import TestRunner
-from necrocode.errors import StateUnusable
 from necrocode.work import StopSign
 
 logger = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class RunnerOrchestrator:
                 config.coordination_dir, config.max_parallel_runners, config.heartbeat_timeout_seconds,
                 on_conflict=config.on_conflict,
             )  # fmt: skip
-        except StateUnusable as trouble:
+        except TROUBLE as trouble:
             # Told again, as the result, by every run that meets it.
             logger.warning("no coordination: %s", trouble)
             return None

@@ -466,6 +466,20 @@ def test_a_stranger_asks_about_every_repository(coordinator):
     ]
 
 
+def test_refusals_over_a_conflict_are_in_the_log(coordinator, caplog):
+    """S2-45: whoever only asks for a bool can read why it was False; a limit is no conflict."""
+    assert add(coordinator, 1, files=["main.py"], branches=["fix"])
+    assert not coordinator.register_runner("runner-2", "t", "s", "/tmp/workspace1")
+    assert not add(coordinator, 3, branches=["fix"])
+    assert not add(coordinator, 4, files=["main.py"])
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    for line, reason in zip(told, ("workspace", "branch", "file"), strict=True):
+        assert f"was refused ({reason})" in line and "runner-1" in line
+    assert add(coordinator, 5) and add(coordinator, 6)
+    assert not add(coordinator, 7)
+    assert len(caplog.records) == 3
+
+
 def test_conflicts_are_warned_about_and_recorded(coordinator, state, caplog):
     """S2-19, S2-45: a warning in the log and one event."""
     add(coordinator, 1, files=["main.py"])

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
-from s2_runners import add, leaves_when_awaited, let_go, runners
+from s2_runners import Runner, add, leaves_when_awaited, let_go, runners
 
 from necrocode.agent_runner import (
     ParallelCoordinator,
@@ -17,7 +20,7 @@ from necrocode.agent_runner import (
     ResourceLimitError,
 )
 from necrocode.agent_runner.estimate import expected_wait
-from necrocode.errors import LeaseLost
+from necrocode.errors import ConfigError, LeaseLost
 from necrocode.testing import check, wait_for
 
 
@@ -68,6 +71,22 @@ def test_wait_estimate_from_facts(coordinator, state):
 def test_expected_wait(turn, ages, observed, seconds):
     """The next slot is that of the lease that should end first; one that outlived all others tells nothing."""
     assert expected_wait(turn, ages, observed) == seconds
+
+
+@pytest.mark.parametrize(
+    ("turn", "ages", "surplus", "seconds"),
+    [
+        (1, [2.0, 8.0], 1, 8.0),
+        (2, [2.0, 8.0], 1, 18.0),
+        (1, [1.0, 2.0, 8.0], 2, 9.0),
+        (2, [1.0, 2.0, 8.0], 1, 9.0),
+        (1, [40.0, 1.0], 1, math.inf),
+        (1, [2.0, 8.0], 2, math.inf),
+    ],
+)
+def test_slots_over_a_lowered_limit_are_not_used_again(turn, ages, surplus, seconds):
+    """S2-36: what is over the limit ends without anybody coming after it, and only then a slot becomes free."""
+    assert expected_wait(turn, ages, [10.0], surplus=surplus) == seconds
 
 
 # ---- the context
@@ -145,3 +164,89 @@ def test_publishing_gives_the_token(coordinator):
         context.publishing() as token,
     ):
         assert token == context.token
+
+
+# ---- a registration that is lost or replaced inside the block
+
+
+def test_a_loss_that_no_beat_has_noticed_yet(state):
+    """S2-57: the body ends before the next beat is due; that the registration had gone is told all the same."""
+    coordinator = ParallelCoordinator(state)
+    context = ParallelExecutionContext(coordinator, "runner-1", "t", "s", "/tmp/w", heartbeat_interval=60)
+    with pytest.raises(LeaseLost) as raised, context:
+        ParallelCoordinator(state).ledger.fence("runner-1")
+        assert context.lost is None
+    assert context.lost is raised.value
+    with context:
+        assert context.lost is None
+    assert context.lost is None
+    assert check(state)
+
+
+STOPPED = """
+import sys
+from necrocode.agent_runner import ParallelCoordinator, ParallelExecutionContext
+from necrocode.errors import ConfigError, LeaseLost
+coordinator = ParallelCoordinator(sys.argv[1], 1, 0.6)
+try:
+    with ParallelExecutionContext(coordinator, "stopped", "t", "s", "/tmp/stopped"):
+        print("in", flush=True)
+        sys.stdin.readline()
+    print("ended well", flush=True)
+except LeaseLost:
+    print("lost", flush=True)
+"""
+
+
+def test_a_stopped_runner_learns_at_the_end_of_its_body(state):
+    """S2-57: stopped for longer than its timeout, succeeded by another, continued, and at once at its end."""
+    coordinator = ParallelCoordinator(state, 1, 0.6)
+    child = subprocess.Popen(
+        [sys.executable, "-c", STOPPED, str(state)], env=Runner.environment(), text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    with child:
+        assert child.stdout.readline() == "in\n"
+        child.send_signal(signal.SIGSTOP)
+        wait_for(lambda: coordinator.register_runner("next", "t", "s", "/tmp/next"))
+        child.stdin.write("\n")
+        child.stdin.flush()
+        child.send_signal(signal.SIGCONT)
+        assert child.stdout.readline() == "lost\n"
+    coordinator.unregister_runner("next")
+
+
+def test_what_the_body_raises_counts_more_than_a_loss(state, caplog):
+    """S2-17: and the loss is logged."""
+    coordinator = ParallelCoordinator(state)
+    context = ParallelExecutionContext(coordinator, "runner-1", "t", "s", "/tmp/w", heartbeat_interval=60)
+    with pytest.raises(ValueError, match="mine"), context:
+        coordinator.ledger.fence("runner-1")
+        raise ValueError("mine")
+    assert isinstance(context.lost, LeaseLost)
+    assert "had lost its registration" in caplog.text
+
+
+@pytest.mark.parametrize("ended", ["unregistered", "fenced"])
+def test_leaving_frees_no_later_registration_of_the_same_id(coordinator, ended):
+    """S2-12, S2-15: the block gives back what it was given, and nothing else."""
+    context = ParallelExecutionContext(coordinator, "runner-1", "t", "s", "/tmp/w", heartbeat_interval=60)
+    with pytest.raises(LeaseLost), context:
+        if ended == "fenced":
+            coordinator.ledger.fence("runner-1")
+        else:
+            coordinator.unregister_runner("runner-1")
+        assert coordinator.register_runner("runner-1", "t2", "s", "/tmp/w2")
+        with pytest.raises(LeaseLost):
+            context.update_resources(files=["a.py"])
+        with pytest.raises(LeaseLost), context.publishing():
+            pytest.fail("published under the registration of another")
+    assert [(one.task_id, one.files_locked) for one in coordinator.get_runners()] == [("t2", frozenset())]
+    coordinator.update_heartbeat("runner-1")
+
+
+@pytest.mark.parametrize("interval", [0, -5, math.nan, True])
+def test_an_interval_that_cannot_be_meant(coordinator, interval):
+    with pytest.raises(ConfigError, match=str(interval)) as raised:
+        ParallelExecutionContext(coordinator, "runner-1", "t", "s", "/tmp/w", heartbeat_interval=interval)
+    assert "seconds" in raised.value.hint

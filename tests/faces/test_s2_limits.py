@@ -114,6 +114,7 @@ def test_degrading_is_told(repo, config, state, caplog):
         assert other.call("get_concurrent_count") == 1
     assert result.success, result.error
     assert result.degraded
+    assert (result.concurrent_runners, orchestrator.last_metrics.concurrent_runners) == (2, 2)
     assert orchestrator.last_metrics.degraded
     assert "without a slot" in caplog.text
     assert [one["workspace_path"] for one in seen[0]["without_slot"]] == [str(repo)]
@@ -361,3 +362,17 @@ def test_a_directory_that_fails_later(repo, config, state):
     degraded = RunnerOrchestrator(config(max_parallel_runners=1, degrade=True)).run(task(repo, 2, test_commands=[]))
     assert degraded.success, degraded.error
     assert degraded.degraded
+
+
+def test_terms_of_the_host_that_cannot_be_read(repo, config, state):
+    """S2-44: the same rules hold for a broken config.json, by which nobody knows how many may run."""
+    ParallelCoordinator(state)
+    (state / "config.json").write_text("{broken")
+    refused = RunnerOrchestrator(config(max_parallel_runners=2)).run(task(repo))
+    assert (refused.success, refused.error_kind) == (False, "state")
+    assert "config.json" in refused.error
+    assert not (repo / "done.txt").exists()
+    free = RunnerOrchestrator(config()).run(task(repo, test_commands=[]))
+    assert (free.success, free.degraded) == (True, False), free.error
+    degraded = RunnerOrchestrator(config(max_parallel_runners=2, degrade=True)).run(task(repo, 2, test_commands=[]))
+    assert (degraded.success, degraded.degraded) == (True, True), degraded.error

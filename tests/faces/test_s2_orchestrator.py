@@ -142,6 +142,15 @@ def test_a_callable_agent(repo, config):
     assert result.impl_result.usage == {"tokens": 7}
 
 
+def test_usage_that_is_no_number_fails_no_work(repo, config):
+    """S2-46: what can be counted is; the rest is the reader's."""
+    usage = {"tokens": 3, "cost": 0.5, "model": "m1", "tools": ["sh"], "cache": None}
+    orchestrator = RunnerOrchestrator(config(agent=lambda context, workspace: ImplementationResult(True, usage=usage)))
+    result = orchestrator.run(task(repo, test_commands=[]))
+    assert result.success, result.error
+    assert result.impl_result.usage == usage
+
+
 def test_the_executor_may_be_replaced(repo, config):
     """`orchestrator.task_executor.execute(task_context, workspace)` is public, without any agent configured."""
     orchestrator = RunnerOrchestrator(config(agent=None))
@@ -231,3 +240,30 @@ def test_a_test_command_that_needs_a_shell_is_told(repo, config):
     result = RunnerOrchestrator(config()).run(task(repo, test_commands=["true && true"]))
     assert not result.success
     assert "no shell" in result.error
+
+
+# ---- what it changed is claimed
+
+
+def make_odd_names(context, workspace) -> None:
+    """An executor that leaves what is easily taken for something else."""
+    for name, target in {"self": ".", "up": "..", "out": "/etc/passwd", "round": "round"}.items():
+        (workspace.path / name).symlink_to(target)
+    for name in ("a*b", "[id].tsx", "Upper.py"):
+        (workspace.path / name).touch()
+
+
+@pytest.mark.parametrize(("folder", "ignorecase"), [(".", "false"), ("sub", "false"), (".", "true")])
+def test_a_changed_link_is_claimed_not_what_it_leads_to(repo, config, folder, ignorecase):
+    """S2-29: names as git tells them, from the root on: no link is followed, and no name is a pattern."""
+    git(repo, "config", "core.ignorecase", ignorecase)
+    (repo / folder).mkdir(exist_ok=True)
+    orchestrator = RunnerOrchestrator(config(max_parallel_runners=2))
+    seen = []
+    orchestrator.task_executor.execute = make_odd_names
+    orchestrator.test_runner.commands = lambda *_: seen.extend(orchestrator.parallel_coordinator.get_runners())
+    result = orchestrator.run(task(repo / folder))
+    assert result.success, result.error
+    upper = "Upper.py" if ignorecase == "false" else "upper.py"
+    names = [upper, "[[]id].tsx", "a[*]b", "out", "round", "self", "up"]
+    assert seen[0].files_locked == {name if folder == "." else f"{folder}/{name}" for name in names}

@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from necrocode.agent_runner import (
     TaskContextValidationError,
 )
 from necrocode.errors import ConfigError, NecrocodeError, StateUnreadable
+from necrocode.testing import wait_for
 
 # ---- exports
 
@@ -133,6 +135,31 @@ def test_a_setting_is_checked_when_it_is_changed_too():
         RunnerConfig(default_playbook_path="/no/such/book.yaml").validate()
 
 
+PATHS = ["default_playbook_path", "coordination_dir", "repository_path", "log_file", "metrics_dir", "state_file_path"]
+
+
+@pytest.mark.parametrize("field", PATHS)
+def test_paths_are_those_of_the_moment_and_the_user(tmp_path, monkeypatch, field):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    config = RunnerConfig(**{field: "~/there"})
+    assert getattr(config, field) == tmp_path / "home" / "there"
+    setattr(config, field, "below/../here")
+    assert getattr(config, field) == tmp_path / "here"
+    assert RunnerConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert MetricsReporter("~/metrics").output_dir == tmp_path / "home" / "metrics"
+
+
+def test_the_state_is_found_from_elsewhere(tmp_path, monkeypatch):
+    """S2-10: with a coordination directory that was given relative, after the process has gone elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    orchestrator = face.RunnerOrchestrator(RunnerConfig(coordination_dir="state", persist_state=True, agent=["true"]))
+    (tmp_path / "work").mkdir()
+    assert orchestrator.run(TaskContext(task_id="1", slot_path=tmp_path / "work", test_commands=[])).success
+    monkeypatch.chdir("/")
+    assert orchestrator.load_state().state is RunnerState.COMPLETED
+
+
 def test_retry_delays():
     """min(initial * base**n, max)."""
     assert [RetryConfig().get_delay(n) for n in (0, 1, 2, 10, 10_000)] == [1.0, 2.0, 4.0, 60.0, 60.0]
@@ -211,6 +238,22 @@ def test_the_collector_folds_what_it_is_told():
     assert list(metrics.phase_timings) == ["implement"]
     assert metrics.memory_mb > 1
     assert collector.finalize() == metrics
+
+
+def test_the_collector_counts_from_its_making():
+    """S2-32: also the time in which it was told nothing."""
+    began = time.monotonic()
+    collector = MetricsCollector("runner-1", "task-1", "spec")
+    made = time.monotonic()
+    wait_for(lambda: time.monotonic() - made > 0.05)
+    first = collector.finalize()
+    assert 0.05 < first.total_duration_seconds < time.monotonic() - began
+    assert first.start_time < first.end_time
+    collector.record_error()
+    later = collector.finalize()
+    assert later.start_time == first.start_time
+    assert later.total_duration_seconds > first.total_duration_seconds
+    assert collector.finalize() == later
 
 
 def test_the_report(tmp_path, capsys):

@@ -126,3 +126,29 @@ def test_patterns(coordinator, repo):
         "File conflict with runner one: src/new.py",
         f"Workspace conflict with runner one: {repo}",
     ]
+
+
+ASKED = {
+    "text": lambda: ["../main.py"],
+    "a path": lambda: [Path("../main.py")],
+    "a generator": lambda: (name for name in ["../main.py"]),
+}
+
+
+@pytest.mark.parametrize("kind", ASKED)
+def test_a_question_takes_what_a_registration_takes(coordinator, repo, kind):
+    """S2-03: also out of a subdirectory; and whoever asks for what is its own is told of nobody."""
+    assert coordinator.register_runner("one", "t", "s", repo / "src", files=ASKED[kind]())
+    assert coordinator.detect_conflicts("one", files=ASKED[kind]()) == []
+    found = coordinator.detect_conflicts("two", files=ASKED[kind](), workspace_path=repo / "src")
+    assert found[0] == "File conflict with runner one: main.py"
+
+
+def test_a_stranger_asks_with_paths(coordinator, repo):
+    """Names of no place are taken as they are written, a path's too."""
+    assert coordinator.register_runner("one", "t", "s", repo, files=[Path("main.py")], branches=["fix"])
+    asked = {"files": (path for path in [Path("main.py")]), "branches": (name for name in ["fix"])}
+    assert coordinator.detect_conflicts("two", **asked) == [
+        "File conflict with runner one: main.py",
+        "Branch conflict with runner one: fix",
+    ]
