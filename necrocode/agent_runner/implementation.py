@@ -19,7 +19,7 @@ from necrocode.agent_runner.monitor import ResourceMonitor
 from necrocode.agent_runner.task_executor import answered
 from necrocode.claim import Claim
 from necrocode.errors import LeaseLost
-from necrocode.git.repository import Repository, _folded, _verbatim
+from necrocode.git import Repository
 from necrocode.outcome import Outcome, Status
 from necrocode.work import Place, Work
 
@@ -160,10 +160,10 @@ def _counted(usage: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _changed(repository: Repository, top: Path, name: str) -> Claim:
-    """The claim on what git tells as changed, by its name from the root on: on that very entry, not on what a link
-    leads to or a pattern would fit. A repository in there, of whose files git tells nothing, is meant as a whole."""
+    """The claim on what git tells as changed. A repository in there, of whose files git tells nothing, is meant as a
+    whole."""
     inside = os.path.isdir(top / name) and not os.path.islink(top / name)
-    return Claim.file(_folded(repository, _verbatim(name) + "/" * inside), repository.identity)
+    return git.entry_claim(repository, name, whole=inside)
 
 
 class _Deadline:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 import time
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from necrocode import journal
+from necrocode import clock, journal
 from necrocode.agent_runner.delivery import push, store
 from necrocode.agent_runner.desk import TROUBLE, Desk, Ordered, alone, may_go_alone, opened, order_for
 from necrocode.agent_runner.implementation import Implementation
@@ -122,24 +121,28 @@ class Run:
     def _carried_aside(self, work: Implementation) -> Outcome:
         """In a thread of its own, so that Python which does not end does not keep us: whatever comes first, the
         outcome or the word that the deadline is over, is the answer. The lease stays with the thread."""
-        answers: queue.SimpleQueue[Outcome | BaseException] = queue.SimpleQueue()
-        work.on_deaf = answers.put
+        answers, answered = list[Outcome | BaseException](), threading.Event()
+
+        def answer(what: Outcome | BaseException) -> None:
+            answers.append(what)
+            answered.set()
 
         def carrying() -> None:
             try:
-                answers.put(self._carry(work))
+                answer(self._carry(work))
             except BaseException as error:  # noqa: BLE001 - raised again by the thread that waits
-                answers.put(error)
+                answer(error)
 
+        work.on_deaf = answer
         threading.Thread(target=carrying, name=f"carry-{self.runner_id}", daemon=True).start()
         try:
-            answer = answers.get()
+            clock.until(answered.wait)
         except BaseException:
             self.stop.set()
             raise
-        if isinstance(answer, BaseException):
-            raise answer
-        return answer
+        if isinstance(answers[0], BaseException):
+            raise answers[0]
+        return answers[0]
 
     def _on_phase(self, phase: str, detail: str = "") -> None:
         logger.info("%s %s: %s%s", self.runner_id, self.context.task_id, phase, f" ({detail})" if detail else "")

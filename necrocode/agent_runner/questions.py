@@ -46,8 +46,8 @@ def wait_seconds(state: StateDir, snapshot: Snapshot, limit: int | None) -> floa
         return 0.0
     ages = [seen.age for seen in snapshot.runners if seen.counts]
     queued = [waiter for waiter in snapshot.waiting if not waiter.adding and waiter.liveness == Liveness.ALIVE]
-    surplus = snapshot.live - limit + 1
-    return expected_wait(surplus + len(queued), ages, _observed(state)) if ages else math.inf
+    over = snapshot.live - limit
+    return expected_wait(1 + len(queued), ages, _observed(state), surplus=over) if ages else math.inf
 
 
 def _observed(state: StateDir) -> list[float]:

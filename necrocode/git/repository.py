@@ -143,6 +143,12 @@ def path_claim(repository: Repository, path: str, cwd: StrPath | None = None, *,
     return Claim.file(_folded(repository, text), repository.identity, shared=shared)
 
 
+def entry_claim(repository: Repository, name: str, *, whole: bool = False) -> Claim:
+    """The claim on an entry by git's own name for it, from the root on: on that very entry, not on what a link leads to
+    or a pattern would fit. With `whole`, on all below it."""
+    return Claim.file(_folded(repository, escaped(name) + "/" * whole), repository.identity)
+
+
 def files_claims(repository: Repository, paths: Iterable[str], cwd: StrPath | None = None) -> tuple[Claim, ...]:
     """`path_claim` of each, without repetition."""
     return tuple(dict.fromkeys(path_claim(repository, path, cwd) for path in paths))
