@@ -124,6 +124,8 @@ def forget(home: Path, *refs: str, keep: Collection[int] = ()) -> str:
             done = git.run("update-ref", "-d", ref, cwd=home, check=False, keep=keep)
             if done.returncode == 0:
                 break
+            if "packed-refs.lock" in done.stderr:
+                return done.stderr.strip()  # all of them need it, and each would wait for it anew
             drop_stale_lock(home / ref)
         else:
             trouble = done.stderr.strip() or f"git ended with {done.returncode}"
