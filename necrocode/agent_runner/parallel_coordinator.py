@@ -193,9 +193,12 @@ class ParallelCoordinator:
         lease = self.lease(runner_id)
         wanted = _claims(lease.record.workspace_path, files or (), branches or ())
         given = {family for family, names in (("file", files), ("branch", branches)) if names is not None}
-        drop = [claim for claim in lease.claims if claim.family in given and claim not in wanted]
         chosen = strategy.checked(on_conflict or self.on_conflict)
-        strategy.extend(self.ledger, lease, wanted, chosen, drop=drop, timeout=timeout)
+
+        def replaced(claim: Claim) -> bool:
+            return claim.family in given and claim not in wanted
+
+        strategy.extend(self.ledger, lease, wanted, chosen, drop=replaced, timeout=timeout)
         self.ledger.renew(lease)
 
     @contextmanager

@@ -64,12 +64,11 @@ def extend(
     wanted: tuple[Claim, ...],
     on_conflict: OnConflict | None,
     *,
-    drop: Iterable[Claim] = (),
+    drop: Callable[[Claim], bool] = lambda _: False,
     timeout: float | None = None,
 ) -> None:
-    """Claim more, and give back what is in `drop`, as the strategy says. Raises what `ledger.claim` does, and nothing
-    has been given back then."""
-    drop = tuple(drop)
+    """Claim more, and give back what `drop` is true of, as the strategy says. Raises what `ledger.claim` does, and
+    nothing has been given back then."""
     while True:
         try:
             if on_conflict == "wait":  # who gave back first could wait in vain, and would have neither

@@ -68,22 +68,23 @@ class Operations(Steps):
         lease: Lease,
         claims: Iterable[Claim] = (),
         *,
-        drop: Iterable[Claim] = (),
+        drop: Iterable[Claim] | Callable[[Claim], bool] = (),
         wait: bool = False,
         timeout: float | None = None,
     ) -> None:
-        """Add claims to a lease, all or none, and give back those of `drop`, in one step.
+        """Add claims to a lease, all or none, and give back those of `drop` (or all that it is true of), in one step.
 
         Without `wait` a conflict raises ResourceConflictError. With it, the lease gives back at once, and waits
         ahead of all registrations; Deadlock is raised instead of starting a wait that could never end. One wait
         for each lease at a time. Raises LeaseLost."""
-        wanted, dropped, before = tuple(dict.fromkeys(claims)), frozenset(drop), frozenset(lease.claims)
+        wanted, before = tuple(dict.fromkeys(claims)), frozenset(lease.claims)
+        unwanted = drop if callable(drop) else frozenset(drop).__contains__
         started = time.monotonic()
         deadline = None if timeout is None else started + timeout
         try:
             while True:
                 with self._gate("claim"):
-                    waiter = self._extend(lease, wanted, dropped, wait)
+                    waiter = self._extend(lease, wanted, unwanted, wait)
                 if waiter is None:
                     return
                 if not self._sleep(lease, waiter, deadline):
@@ -258,7 +259,7 @@ class Operations(Steps):
                 self._drop_all(lease.runner_id)
                 self._tell("lease.abandoned", lease.runner_id, reason="cancelled")
             standing = self._mine(lease)
-            self._apply(lease, standing, (), unwanted)
+            self._apply(lease, standing, (), unwanted.__contains__)
             self._schedule()
             self._wake_first()
         self._hush(lease)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
 from necrocode import admission, liveness
@@ -163,7 +163,9 @@ class Steps(Store):
                 self._rewrite(standing, record.with_claims(standing.claims + missing))
         self._drop(waiter)
 
-    def _extend(self, lease: Lease, wanted: tuple[Claim, ...], dropped: frozenset[Claim], wait: bool) -> Waiter | None:
+    def _extend(
+        self, lease: Lease, wanted: tuple[Claim, ...], unwanted: Callable[[Claim], bool], wait: bool
+    ) -> Waiter | None:
         standing = self._mine(lease)
         wish = Wish(tuple(claim for claim in wanted if claim not in standing.claims))
         waiter = Waiter(lease.runner_id, self._next() if wish.claims else 0, adding=True, read=admission.known(wish))
@@ -171,7 +173,7 @@ class Steps(Store):
         if found and not wait:
             self._tell_obstacle("lease.refused", waiter, found)
             raise self._refusal(waiter, found)
-        standing = self._apply(lease, self._mine(lease), () if found else wish.claims, dropped)
+        standing = self._apply(lease, self._mine(lease), () if found else wish.claims, unwanted)
         if found is None:
             return None
         if self.view.waiter(lease.runner_id, adding=True):
@@ -185,8 +187,9 @@ class Steps(Store):
         return waiter
 
     def _apply(
-        self, lease: Lease, standing: Standing, wanted: tuple[Claim, ...], dropped: frozenset[Claim]
+        self, lease: Lease, standing: Standing, wanted: tuple[Claim, ...], unwanted: Callable[[Claim], bool]
     ) -> Standing:
+        dropped = frozenset(filter(unwanted, standing.claims))
         kept = tuple(claim for claim in standing.claims if claim not in dropped) + wanted
         if kept == standing.claims:
             return standing

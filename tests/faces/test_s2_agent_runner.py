@@ -267,6 +267,24 @@ def test_an_update_that_fails_gives_nothing_back(coordinator, strategy):
     assert [one.files_locked for one in coordinator.get_runners()] == [{"a.py"}]
 
 
+def test_two_threads_replace_what_one_runner_holds(coordinator):
+    """S2-29: in one step, so what is left is what one of them said, never both."""
+    add(coordinator, 1)
+    for _ in range(60):
+        start = threading.Barrier(2)
+
+        def replace(name, start=start):
+            start.wait()
+            coordinator.update_resources("runner-1", files=[name])
+
+        threads = [threading.Thread(target=replace, args=(name,)) for name in ("a.py", "b.py")]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert coordinator.get_runners()[0].files_locked in ({"a.py"}, {"b.py"})
+
+
 def test_update_resources_of_nobody(coordinator):
     """A claim that was not made is never passed over in silence; a heartbeat of nobody is only logged."""
     with pytest.raises(LeaseLost):
