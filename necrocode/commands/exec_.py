@@ -47,6 +47,8 @@ def command(door: Door, argv: tuple[str, ...], wait: bool, timeout: float | None
     With --json, what happened is one line on stderr, since stdout belongs to the command."""
     from necrocode.wanted import refuse_own
 
+    if not argv[0]:
+        raise click.UsageError("the command is empty text, which names no program")
     ledger = door.ledger()
     request = _request(argv, options)
 

@@ -61,6 +61,12 @@ def test_how_it_ended_is_passed_on(cli: Cli, ledger: FileLedger, command: list[s
     assert runners(ledger) == []
 
 
+def test_a_command_without_a_name_is_a_mistake_in_the_call(cli: Cli, ledger: FileLedger) -> None:
+    done = cli("exec", "--", "")
+    assert done.returncode == 2 and "names no program" in done.stderr and "hint: " in done.stderr
+    assert list(ledger.state.events.iterdir()) == []
+
+
 def test_options_of_the_command_are_not_ours(cli: Cli) -> None:
     assert cli("exec", "echo", "--name", "x", "-h", "--", "-q").stdout == "--name x -h -- -q\n"
 
