@@ -328,7 +328,7 @@ def test_a_script_whose_interpreter_is_missing_says_so(desk: Desk) -> None:
     desk.git("add", "-A")
     desk.git("commit", "-qm", "tool")
     outcome = desk.carry(desk.order(Task("t", command=("./tool",))))
-    assert outcome.exit_code == 127 and "No such file" in outcome.error
+    assert outcome.exit_code == 126 and "its interpreter /no/such/interpreter is not there" in outcome.error
 
 
 @pytest.mark.parametrize(
