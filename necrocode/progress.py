@@ -57,7 +57,7 @@ class Progress:
     def begin(self) -> None:
         """Say which run this is: whoever has to go on with it needs the name."""
         if not self._quiet:
-            self._print(f"run {self._plan.run_id}: {len(self._plan.tasks)} tasks, {self._plan.jobs} at once")
+            self._print(f"run {self._plan.run_id}: {counted(len(self._plan.tasks), 'task')}, {self._plan.jobs} at once")
 
     def heard(self, task_id: str, what: str, facts: Mapping[str, Any]) -> None:
         """What a Fleet tells its listener."""
