@@ -13,7 +13,7 @@ from typing import Any
 
 from necrocode import journal, process, scratch
 from necrocode.crew import Crew, Running
-from necrocode.errors import NecrocodeError, StateUnreadable, StateUnusable
+from necrocode.errors import NecrocodeError, StateUnreadable, StateUnusable, advised
 from necrocode.launcher import alone
 from necrocode.ledger.files import FileLedger
 from necrocode.order import read_result, take, taken_by, unheard, write_result
@@ -121,7 +121,7 @@ class Fleet:
         try:
             order = self.plan.order(self._state, task, number, self.outcomes)
         except NecrocodeError as error:
-            write_result(folder, unheard(task.id, folder, Status.FAILED, str(error), "needs_attention"))
+            write_result(folder, unheard(task.id, folder, Status.FAILED, advised(error), "needs_attention"))
             self._crew.adopt(task.id, folder, "")
             return self._conclude(task.id)
         with told(folder):

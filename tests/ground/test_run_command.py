@@ -56,6 +56,10 @@ class Command:
         assert started.returncode == code, (started.returncode, out, said)
         return subprocess.CompletedProcess(started.args, started.returncode, out, said)
 
+    def look(self, verb: str) -> str:
+        argv = [sys.executable, "-m", "necrocode", "--state-dir", str(self.state), *verb.split()]
+        return subprocess.run(argv, cwd=self.where, capture_output=True, text=True, timeout=60, check=True).stdout
+
     @property
     def begun(self) -> list[str]:
         return self.log.read_text().split()
@@ -315,6 +319,39 @@ def _is_over(pid: int) -> bool:
 
     seen = stat(pid)
     return seen is None or seen.ended
+
+
+def test_a_disk_that_is_full_at_the_start_leaves_no_run(plain: Command) -> None:
+    with tiny_disk(plain.tmp / "disk", "1m"):
+        plain.state = plain.tmp / "disk" / "state"
+        StateDir(plain.state)
+        (plain.tmp / "disk" / "filler").write_bytes(bytes(os.statvfs(plain.state).f_bavail * 4096))
+        told = plain.run(plain.write({"a": "true"}, head=NO_WORKSPACE), code=125)
+        assert "No space left" in told.stderr and "nothing was half-written" in told.stderr
+        assert plain.runs == []
+
+
+def test_what_lies_on_a_read_only_disk_may_be_looked_at(plain: Command) -> None:
+    with tiny_disk(plain.tmp / "disk", "2m"):
+        plain.state = plain.tmp / "disk" / "state"
+        plain.run(plain.write({"a": "echo said"}, head=NO_WORKSPACE))
+        subprocess.run(["mount", "-o", "remount,ro", str(plain.tmp / "disk")], check=True)
+        told = {verb: plain.look(verb) for verb in ("status", "why a", "logs a", "report", "events", "metrics")}
+        assert "said" in told["logs a"] and all(told.values())
+        refused = plain.run(plain.tmp / "tasks.toml", code=125).stderr
+        assert str(plain.state) in refused and "Read-only file system" in refused and len(plain.runs) == 1
+
+
+def test_without_descriptors_it_says_what_to_raise(plain: Command) -> None:
+    file = plain.write({"a": "true"}, head=NO_WORKSPACE)
+    said = ""
+    for most in (6, 8, 12):
+        argv = ["sh", "-c", f'ulimit -n {most} && exec "$@"', "sh", *plain.argv(file)]
+        done = subprocess.run(argv, cwd=plain.where, capture_output=True, text=True, timeout=60, check=False)
+        said += done.stdout + done.stderr
+        told = "Too many open files" in done.stdout + done.stderr
+        assert not told or "raise `ulimit -n`" in done.stdout + done.stderr, (most, done.stdout, done.stderr)
+    assert "Too many open files" in said
 
 
 def test_a_state_directory_that_cannot_be_made_is_told(plain: Command) -> None:

@@ -80,6 +80,7 @@ def test_branches_that_do_not_go_together_need_somebody(home: Bench) -> None:
     outcomes = home.run(home.plan(*tasks))
     assert statuses(outcomes) == {"left": DONE, "right": DONE, "both": FAILED, "next": CANCELLED}
     assert outcomes["both"].error_kind == "needs_attention" and "a.txt" in outcomes["both"].error
+    assert "are in conflict" in outcomes["both"].error and "let one come after the other" in outcomes["both"].error
     assert ("both", 1) not in home.begun
 
 
