@@ -98,7 +98,7 @@ def follow(door: Door, ledger: FileLedger, plan: Plan, retry_failed: bool, optio
     """Launch the run, show how it goes unless `options["quiet"]`, tell how it ended; the exit code. `retry` does it
     too."""
     from necrocode.fleet import Fleet
-    from necrocode.progress import Progress, closing, console_on, summary
+    from necrocode.progress import Progress, closing, console_on, kept, summary
     from necrocode.screen import columns
 
     quiet = options["quiet"] or door.as_json
@@ -113,12 +113,14 @@ def follow(door: Door, ledger: FileLedger, plan: Plan, retry_failed: bool, optio
     except StateUnusable:
         door.say(f"necrocode: what runs goes on; then go on with: necrocode run --resume {plan.run_id}")
         raise
+    stay = kept(ledger.state, plan)
     if door.as_json:
-        door.emit({"run": plan.run_id, "tasks": [outcome.to_dict() for outcome in outcomes.values()]})
+        tasks = [outcome.to_dict() for outcome in outcomes.values()]
+        door.emit({"run": plan.run_id, "tasks": tasks, "kept": [one._asdict() for one in stay]})
     else:
         width = columns(sys.stdout.isatty())
-        door.show("\n".join(summary(plan, outcomes, width, colored=door.colored())))
-        door.say("\n".join(closing(plan, outcomes, colored=door.colored(sys.stderr))))
+        door.show("\n".join(summary(plan, outcomes, width, colored=door.colored(), kept=stay)))
+        door.say("\n".join(closing(plan, outcomes, colored=door.colored(sys.stderr), kept=stay)))
     return signals.exit_code or _exit_code(fleet)
 
 

@@ -56,9 +56,9 @@ class Command:
         assert started.returncode == code, (started.returncode, out, said)
         return subprocess.CompletedProcess(started.args, started.returncode, out, said)
 
-    def look(self, verb: str) -> str:
+    def look(self, verb: str) -> subprocess.CompletedProcess[str]:
         argv = [sys.executable, "-m", "necrocode", "--state-dir", str(self.state), *verb.split()]
-        return subprocess.run(argv, cwd=self.where, capture_output=True, text=True, timeout=60, check=True).stdout
+        return subprocess.run(argv, cwd=self.where, capture_output=True, text=True, timeout=60, check=True)
 
     @property
     def begun(self) -> list[str]:
@@ -110,6 +110,17 @@ def test_from_a_file_to_branches(command: Command) -> None:
     command.assert_at_rest()
 
 
+def test_what_no_branch_has_is_told_at_the_end(command: Command) -> None:
+    nested = "git init -q inner && cd inner && git commit -q --allow-empty -m x"
+    done = command.run(command.write({"outer": nested, "other": "touch new.txt"}))
+    place = f"{command.where}.worktrees/{command.runs[0]}-outer"
+    assert "its workspace was kept" in done.stdout and "nothing to commit" not in done.stdout
+    assert f"kept: {place}: another repository is nested in it, which no snapshot can save: inner" in done.stderr
+    assert "1 workspace kept: look into it" in done.stderr
+    told = json.loads(command.run("--resume", "last", "--json").stdout)["kept"]
+    assert [(one["task_id"], one["path"]) for one in told] == [("outer", place)]
+
+
 def test_as_json_it_is_one_document_and_nothing_else(plain: Command) -> None:
     done = plain.run(plain.write({"one": "exit 4"}, head=NO_WORKSPACE), "--json", code=1)
     said = json.loads(done.stdout)
@@ -121,7 +132,10 @@ def test_as_json_it_is_one_document_and_nothing_else(plain: Command) -> None:
 def test_a_program_that_cannot_be_started_is_the_exit_code(plain: Command, program: str, code: int) -> None:
     file = plain.tmp / "tasks.toml"
     file.write_text(f'{NO_WORKSPACE}[[task]]\nid = "t"\ncommand = ["{program}"]\n')
-    assert program in plain.run(file, code=code).stdout
+    done = plain.run(file, code=code)
+    task = f"{plain.runs[0]}/t"
+    assert program in done.stdout and f"see: necrocode why {task} " in done.stderr
+    assert plain.look("logs t").stderr == f"necrocode: {task} has printed nothing (necrocode why {task})\n"
 
 
 @pytest.mark.parametrize(
@@ -208,9 +222,10 @@ def interrupted(command: Command, times: int, number: int = signal.SIGINT) -> su
 def test_interrupted_once_it_lets_end_what_runs(plain: Command) -> None:
     with interrupted(plain, 1) as started:
         plain.go.touch()
-        out, _ = started.communicate(timeout=30)
+        out, said = started.communicate(timeout=30)
         assert started.returncode == 130
     assert sorted(plain.begun) == ["a", "b"]
+    assert said.endswith(f"go on with: necrocode run --resume {plain.runs[0]}\n")
     assert out.count("done") == 2 and "cancelled" in out
     plain.run("--resume", "last")
     assert sorted(plain.begun) == ["a", "b", "late"]
@@ -336,7 +351,7 @@ def test_what_lies_on_a_read_only_disk_may_be_looked_at(plain: Command) -> None:
         plain.state = plain.tmp / "disk" / "state"
         plain.run(plain.write({"a": "echo said"}, head=NO_WORKSPACE))
         subprocess.run(["mount", "-o", "remount,ro", str(plain.tmp / "disk")], check=True)
-        told = {verb: plain.look(verb) for verb in ("status", "why a", "logs a", "report", "events", "metrics")}
+        told = {verb: plain.look(verb).stdout for verb in ("status", "why a", "logs a", "report", "events", "metrics")}
         assert "said" in told["logs a"] and all(told.values())
         refused = plain.run(plain.tmp / "tasks.toml", code=125).stderr
         assert str(plain.state) in refused and "Read-only file system" in refused and len(plain.runs) == 1
