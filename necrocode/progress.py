@@ -230,7 +230,7 @@ def closing(plan: Plan, outcomes: Mapping[str, Outcome], *, colored: bool, kept:
 def _what_was_kept(odd: Sequence[Kept], number: int) -> Iterator[str]:
     """The workspaces that hold what no branch has; those of attempts that failed are kept in any case, and counted."""
     for one in odd[:_MOST_KEPT]:
-        yield f"kept: {one.path}: {one.reason}"
+        yield clean(f"kept: {one.path}: {one.reason}")
     if number:
         them = "it" if number == 1 else "them"
         yield f"{counted(number, 'workspace')} kept: look into {them}; necrocode gc shows what may go"

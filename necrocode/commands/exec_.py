@@ -12,6 +12,7 @@ import click
 
 from necrocode.door import Door, verb
 from necrocode.errors import LeaseLost, Refused
+from necrocode.screen import clean
 from necrocode.statedir import mark
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def command(door: Door, argv: tuple[str, ...], wait: bool, timeout: float | None
     def on_wait(refused: Refused) -> None:
         refuse_own(refused, ledger.state.root)
         if not quiet:
-            door.say(f"necrocode: waiting: {_held(refused)}")
+            door.say(f"necrocode: waiting: {clean(_held(refused))}")
 
     lease = ledger.register(request, wait=wait, timeout=timeout, on_wait=on_wait)
     if lease.record.waited_seconds >= 0.05 and not quiet:
@@ -150,7 +151,6 @@ def _tell(door: Door, lease: Lease, ended: Ended, lost: LeaseLost | None, code: 
     import json
 
     from necrocode.door import plain
-    from necrocode.screen import clean
 
     notes = []
     if ended.error:

@@ -17,6 +17,7 @@ from necrocode import options as flags
 from necrocode import settings
 from necrocode.door import Door, verb
 from necrocode.errors import ConfigError, StateUnusable
+from necrocode.screen import clean
 
 if TYPE_CHECKING:
     from necrocode.fleet import Fleet
@@ -46,7 +47,7 @@ def command(door: Door, /, **options: Any) -> int:
     ledger = door.ledger()
     plan, retry_failed, notes = _plan(ledger, options)
     for note in notes:
-        door.say(f"note: {note}")
+        door.say(f"note: {clean(note)}")
     if options["dry_run"]:
         _show_plan(door, plan)
         return 0

@@ -58,7 +58,8 @@ class Command:
 
     def look(self, verb: str) -> subprocess.CompletedProcess[str]:
         argv = [sys.executable, "-m", "necrocode", "--state-dir", str(self.state), *verb.split()]
-        return subprocess.run(argv, cwd=self.where, capture_output=True, text=True, timeout=60, check=True)
+        env = {**os.environ, "COLUMNS": "300"}
+        return subprocess.run(argv, cwd=self.where, env=env, capture_output=True, text=True, timeout=60, check=True)
 
     @property
     def begun(self) -> list[str]:
@@ -119,6 +120,20 @@ def test_what_no_branch_has_is_told_at_the_end(command: Command) -> None:
     assert "1 workspace kept: look into it" in done.stderr
     told = json.loads(command.run("--resume", "last", "--json").stdout)["kept"]
     assert [(one["task_id"], one["path"]) for one in told] == [("outer", place)]
+
+
+def test_names_of_places_do_nothing_to_a_terminal(tmp_path: Path, repository: Path) -> None:
+    place = tmp_path / "odd\x1b[31m\nplace"
+    place.mkdir()
+    odd = Command(place, repository.rename(place / "repo"))
+    (odd.where / "new.txt").touch()
+    done = odd.run(odd.write({"a": "true"}))
+    assert "note: tasks do not see 1 uncommitted change" in done.stderr
+    seen = odd.look("status").stdout
+    odd.state = place / "none"
+    for told in (done.stderr, done.stdout, seen, odd.look("status").stdout):
+        assert told and "\x1b" not in told
+        assert not [line for line in told.splitlines() if line.startswith("place")]
 
 
 def test_as_json_it_is_one_document_and_nothing_else(plain: Command) -> None:
