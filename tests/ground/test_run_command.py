@@ -351,6 +351,18 @@ def _is_over(pid: int) -> bool:
     return seen is None or seen.ended
 
 
+def test_a_disk_too_small_for_a_workspace_is_told_with_what_to_do(command: Command) -> None:
+    (command.where / "big").write_bytes(os.urandom(1 << 20))
+    sh("git", "add", "-A", cwd=command.where)
+    sh("git", "commit", "-qm", "big", cwd=command.where)
+    with tiny_disk(command.tmp / "disk", "500k"):
+        file = command.write({"a": "true"})
+        done = command.run(file, "--workspaces", command.tmp / "disk" / "all", code=1)
+        told = command.look("why a").stdout
+    assert "error: unable to write file big" in told and "free some space" in told
+    assert f"see: necrocode why {command.runs[0]}/a " in done.stderr
+
+
 def test_a_disk_that_is_full_at_the_start_leaves_no_run(plain: Command) -> None:
     with tiny_disk(plain.tmp / "disk", "1m"):
         plain.state = plain.tmp / "disk" / "state"
