@@ -217,7 +217,9 @@ def closing(plan: Plan, outcomes: Mapping[str, Outcome], *, colored: bool, kept:
     if any(outcome.commits and outcome.branch.startswith(plan.branches) for outcome in outcomes.values()):
         what = "what was committed" if odd else "the work of each"
         yield f"{what} is on its branch: {plan.branches}TASK"
-    yield from _what_was_kept(odd, len(kept))
+    yield from (clean(f"kept: {one.path}: {one.reason}") for one in odd[:_MOST_KEPT])
+    if kept:
+        yield "look into what was kept; necrocode gc shows all of it, and what may go"
     bad = [outcome for outcome in outcomes.values() if not outcome.ok]
     failed = next((outcome for outcome in bad if outcome.attempt and outcome.status is not Status.CANCELLED), None)
     if failed:
@@ -225,15 +227,6 @@ def closing(plan: Plan, outcomes: Mapping[str, Outcome], *, colored: bool, kept:
         yield f"see: {look}   then: necrocode retry {plan.run_id}"
     elif bad or statuses["not begun"]:
         yield f"go on with: necrocode run --resume {plan.run_id}"
-
-
-def _what_was_kept(odd: Sequence[Kept], number: int) -> Iterator[str]:
-    """The workspaces that hold what no branch has; those of attempts that failed are kept in any case, and counted."""
-    for one in odd[:_MOST_KEPT]:
-        yield clean(f"kept: {one.path}: {one.reason}")
-    if number:
-        them = "it" if number == 1 else "them"
-        yield f"{counted(number, 'workspace')} kept: look into {them}; necrocode gc shows what may go"
 
 
 def rehearsal(plan: Plan, rehearsed: Sequence[PlanRow], width: int, *, colored: bool) -> list[str]:

@@ -117,7 +117,7 @@ def test_what_no_branch_has_is_told_at_the_end(command: Command) -> None:
     place = f"{command.where}.worktrees/{command.runs[0]}-outer"
     assert "its workspace was kept" in done.stdout and "nothing to commit" not in done.stdout
     assert f"kept: {place}: another repository is nested in it, which no snapshot can save: inner" in done.stderr
-    assert "1 workspace kept: look into it" in done.stderr
+    assert "look into what was kept; necrocode gc shows all of it" in done.stderr
     told = json.loads(command.run("--resume", "last", "--json").stdout)["kept"]
     assert [(one["task_id"], one["path"]) for one in told] == [("outer", place)]
 

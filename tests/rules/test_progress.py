@@ -71,7 +71,7 @@ def test_what_was_kept_is_told():
     kept = [Kept("second", "/w/k3x-second", "another repository is nested in it"), Kept(TASKS[0], "/w/x", "it failed")]
     lines = "\n".join(closing(PLAN, OUTCOMES, colored=False, kept=kept))
     assert "what was committed is on its branch" in lines and "it failed" not in lines
-    assert "kept: /w/k3x-second: another repository is nested in it\n2 workspaces kept: look into them;" in lines
+    assert "kept: /w/k3x-second: another repository is nested in it\nlook into what was kept; necrocode gc" in lines
     nothing = {"second": Outcome("second", Status.DONE, branch="necrocode/k3x/second")}
     assert "nothing to commit" in "\n".join(summary(PLAN, nothing, 200, colored=False))
     shown = "\n".join(summary(PLAN, nothing, 200, colored=False, kept=kept))
