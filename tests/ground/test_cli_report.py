@@ -175,6 +175,7 @@ def _check_that_all_figures_are_the_same(cli: Cli, run: str, ours: dict[str, Any
     for name in ("wait", "conflicts", "attempts", "went wrong"):
         (line,) = re.findall(rf"^{name} +(.*)$", shown, re.MULTILINE)
         assert line in cli("report", run).stdout and line in page
+    assert re.search(r"^went wrong +1 retry$", shown, re.MULTILINE)
     assert everything["hand_over"]["samples"] == 1  # from the stranger, who is nobody's run
     assert ours["hand_over"] == everything["hand_over"]  # the stranger's end counts, though it is not of the run
     told = list(journal.read(cli.state / "events"))
