@@ -16,7 +16,16 @@ from typing import Any
 from necrocode import git, journal, process, scratch, workspace
 from necrocode.claim import Claim
 from necrocode.environment import environment
-from necrocode.errors import GitFailed, LeaseLost, NecrocodeError, Refused, StateUnusable, TaskFailed, WorkspaceKept
+from necrocode.errors import (
+    GitFailed,
+    LeaseLost,
+    NecrocodeError,
+    Refused,
+    StateUnusable,
+    TaskFailed,
+    WorkspaceKept,
+    advised,
+)
 from necrocode.event import Event
 from necrocode.heartbeat import Heartbeat
 from necrocode.lease import Lease, Request
@@ -85,7 +94,7 @@ class Attempt:
         except StateUnusable:
             raise
         except NecrocodeError as error:
-            return self._outcome(Work(Status.FAILED, str(error), "register"))
+            return self._outcome(Work(Status.FAILED, advised(error), "register"))
         try:
             return self._hold(self._lease)
         finally:
@@ -152,7 +161,7 @@ class Attempt:
         except TaskFailed as failed:
             return self._unless_lost(Work(Status.FAILED, str(failed), "work"))
         except NecrocodeError as error:
-            return self._unless_lost(Work(Status.FAILED, str(error), self._last_phase))
+            return self._unless_lost(Work(Status.FAILED, advised(error), self._last_phase))
 
     def _called(self, work: Worker, place: Place) -> Work:
         """What somebody's own function makes of it. Whatever it raises is its failure, not that of the engine."""

@@ -164,7 +164,8 @@ def _failures(state: StateDir, plan: runs.Plan, outcomes: Mapping[str, Outcome])
         if outcome is None:
             yield Failure(task.id, "not_begun", 0, "nobody followed the run", f"necrocode run --resume {plan.run_id}")
         elif not outcome.ok:
-            go_on = f"necrocode logs {plan.run_id}/{task.id}" if outcome.attempt else f"necrocode retry {plan.run_id}"
+            look = f"necrocode {'logs' if outcome.ran else 'why'} {plan.run_id}/{task.id}"
+            go_on = look if outcome.attempt else f"necrocode retry {plan.run_id}"
             number = len(list(runs.attempts(state, plan.run_id, task.id)))
             yield Failure(task.id, str(outcome.status), number, outcome.error, go_on)
 

@@ -106,7 +106,7 @@ def _workspaces(ledger: FileLedger, plans: Iterable[runs.Plan], where: Path, for
             continue
         seen.add(repository.common_dir)
         for left in workspace.list_leftovers(repository, state.root):
-            keep = _why_keep(state, left, holding) or ("" if force else _unsafe(left))
+            keep = _why_keep(state, left, holding) or _unsafe(left, force)
             yield Thing("workspace", str(left.workspace.path), _about(left), keep, _removal(ledger, left, force))
 
 
@@ -149,7 +149,11 @@ def _working_in(directory: Path) -> Iterator[int]:
                 yield int(name)
 
 
-def _unsafe(left: Leftover) -> str:
+def _unsafe(left: Leftover, force: bool) -> str:
+    if left.unsavable:
+        return f"{left.unsavable} (move it elsewhere first)"
+    if force:
+        return ""
     if left.dirty and not left.missing:
         return "it has uncommitted work (--force saves it as a snapshot, and removes it)"
     if left.ahead and not left.missing:

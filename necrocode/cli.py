@@ -19,7 +19,16 @@ import click
 
 import necrocode
 from necrocode.door import Door
-from necrocode.errors import ConfigError, LandingConflict, NecrocodeError, Refused, TaskFailed, TaskTimeoutError
+from necrocode.errors import (
+    ConfigError,
+    LandingConflict,
+    NecrocodeError,
+    Refused,
+    TaskFailed,
+    TaskTimeoutError,
+    advice,
+    described,
+)
 
 VERBS = {
     "init": "Write a first task file and a commented configuration.",
@@ -177,8 +186,7 @@ def _sentence(error: BaseException) -> str:
     if _lost_its_place(error):
         return "the current directory is gone"
     if isinstance(error, OSError):
-        where = f"{error.filename}: " if error.filename else ""
-        return f"{where}{error.strerror or error}"
+        return described(error)
     return f"this should not have happened: {type(error).__name__}: {error}"
 
 
@@ -191,7 +199,9 @@ def _hint(error: BaseException) -> str:
         return error.hint
     if _lost_its_place(error):
         return "cd to a directory that exists"
-    if isinstance(error, (OSError, KeyboardInterrupt, click.Abort)):
+    if isinstance(error, OSError):
+        return advice(error)
+    if isinstance(error, (KeyboardInterrupt, click.Abort)):
         return ""
     return "please report it, with what NECROCODE_DEBUG=1 shows"
 

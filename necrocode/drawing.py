@@ -19,6 +19,12 @@ _FAILED = (
     Column("NOT DONE", 99, 20), Column("ENDED", 95, 9), Column("TRIES", 20, right=True), Column("BECAUSE", 80, 16),
     Column("NEXT", 90, 60, tail=True),
 )  # fmt: skip
+_ROOM = {
+    "limit": "`necrocode config set limit N` raises it, -n does not",
+    "quota": "`necrocode config set quota NAME N` raises it, -n does not",
+    "queue": "`necrocode config set limit N` lets more work at once, -n does not",
+}
+"""What to do where not a claim was waited for, but a turn."""
 _WAITS = (Column("WAITED FOR", 99, 16), Column("TIMES", 50, right=True), Column("TOGETHER", 90, right=True))
 
 
@@ -104,4 +110,5 @@ def _next(told: Chronicle) -> Iterator[str]:
     shares = told.shares()
     if told.contended and shares.get(WAITING, 0.0) > 0.25 * sum(shares.values()):
         what, _, seconds = told.contended[0]
-        yield f"HINT  {duration(seconds)} were spent waiting for {what}: split it, before raising -n"
+        advice = _ROOM.get(what, "split it, before raising -n")
+        yield f"HINT  {duration(seconds)} were spent waiting for {what}: {advice}"

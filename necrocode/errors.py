@@ -6,6 +6,7 @@ next. All of them survive pickling, so they can cross process borders unchanged.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,29 @@ class NecrocodeError(Exception):
     def __reduce__(self) -> tuple[Any, ...]:
         # The default would call __init__ with the message alone, which no subclass here accepts.
         return _revive, (type(self), self.args, dict(self.__dict__))
+
+
+def advised(error: NecrocodeError) -> str:
+    """The error and what to do about it, where there is room for one sentence only."""
+    return f"{error} ({error.hint})" if error.hint else str(error)
+
+
+def described(error: OSError) -> str:
+    """Where the operating system refused something, and why."""
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error}"
+
+
+def advice(error: OSError) -> str:
+    """What to do about what the operating system refused, "" when nothing helps."""
+    hints = {
+        errno.ENOSPC: "free some space; nothing was half-written",
+        errno.EDQUOT: "free some space; nothing was half-written",
+        errno.EROFS: "mount it for writing, or choose another place",
+        errno.EMFILE: "too many open files: raise `ulimit -n`",
+        errno.ENFILE: "too many open files on this machine",
+    }
+    return hints.get(error.errno or 0, "")
 
 
 class ConfigError(NecrocodeError):
@@ -197,7 +221,11 @@ class LandingConflict(NecrocodeError):
     """`branch` and `base` changed the same places; nothing was moved."""
 
     def __init__(self, base: str, branch: str, paths: Sequence[str]) -> None:
-        super().__init__(f"{branch} does not go onto {base}: {', '.join(paths)}", hint="merge by hand in the workspace")
+        theirs, ours = (name.replace("refs/heads/", "") for name in (base, branch))
+        super().__init__(
+            f"{ours} and {theirs} are in conflict: both changed {', '.join(paths)}",
+            hint="merge them by hand, or let one come after the other, so that it builds on it",
+        )
         self.base, self.branch, self.paths = base, branch, tuple(paths)
 
 
@@ -205,6 +233,9 @@ class GitFailed(NecrocodeError):
     """git ended with `returncode`; `stderr` is its own explanation."""
 
     def __init__(self, argv: Sequence[str], returncode: int, stderr: str, *, hint: str = "") -> None:
-        said = stderr.strip().splitlines()
-        super().__init__(f"{' '.join(argv)} ended with {returncode}: {said[-1] if said else 'no message'}", hint=hint)
+        said = stderr.strip().splitlines() or ["no message"]
+        # The first complaint has the cause, the last one what it came to.
+        first = next((line for line in said if line.startswith(("error: ", "fatal: "))), said[-1])
+        why = "; ".join(dict.fromkeys((first, said[-1])))
+        super().__init__(f"{' '.join(argv)} ended with {returncode}: {why}", hint=hint)
         self.argv, self.returncode, self.stderr = tuple(argv), returncode, stderr

@@ -11,6 +11,8 @@ from necrocode.load import Clock, Leases, Spread
 from necrocode.metrics import Figures, Fold, Metrics
 from necrocode.screen import clean, duration
 
+_ONE = {"retries": "retry", "errors": "error"}
+
 
 def is_of(event: Event, run_id: str = "", task_id: str = "") -> bool:
     """Whether it tells of that run or task ("": any). What the ledger tells knows the runner, `<run>.<task>.<n>`,
@@ -96,4 +98,5 @@ def phases(figures: Figures) -> str:
 
 def _counts(figures: Figures, *names: str) -> str:
     counts = {name: getattr(figures, name) for name in names}
-    return ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+    told = {name: _ONE.get(name, name) if count == 1 else name for name, count in counts.items()}
+    return ", ".join(f"{count} {told[name]}" for name, count in counts.items() if count)

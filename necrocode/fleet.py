@@ -13,10 +13,10 @@ from typing import Any
 
 from necrocode import journal, process, scratch
 from necrocode.crew import Crew, Running
-from necrocode.errors import NecrocodeError, StateUnreadable, StateUnusable
+from necrocode.errors import NecrocodeError, StateUnreadable, StateUnusable, advised
 from necrocode.launcher import alone
 from necrocode.ledger.files import FileLedger
-from necrocode.order import read_result, take, taken_by, unheard, write_result
+from necrocode.order import lost, read_result, take, taken_by, unheard, write_result
 from necrocode.outcome import Outcome, Status
 from necrocode.remains import clear_done, clear_scratch
 from necrocode.retry import Policy
@@ -121,7 +121,7 @@ class Fleet:
         try:
             order = self.plan.order(self._state, task, number, self.outcomes)
         except NecrocodeError as error:
-            write_result(folder, unheard(task.id, folder, Status.FAILED, str(error), "needs_attention"))
+            write_result(folder, unheard(task.id, folder, Status.FAILED, advised(error), "needs_attention"))
             self._crew.adopt(task.id, folder, "")
             return self._conclude(task.id)
         with told(folder):
@@ -223,8 +223,10 @@ class Fleet:
 
     def _weigh(self, task_id: str, outcome: Outcome, *, earlier: bool = False) -> None:
         """What follows from an outcome; an `earlier` one, of a launcher before this, was told before."""
-        self.outcomes[task_id] = outcome
         status = self._inform(task_id, outcome)
+        if status is Status.FAILED and outcome.status is Status.LOST:  # once too often
+            outcome = outcome._replace(status=status, error=f"{outcome.error}; lost too often, not tried again")
+        self.outcomes[task_id] = outcome
         facts = {"attempt": outcome.attempt, "status": str(outcome.status), "error": outcome.error, "earlier": earlier}
         if status is Status.WAITING and not earlier:
             self._tell("attempt.retried", task_id, attempt=outcome.attempt, error=outcome.error)
@@ -236,7 +238,7 @@ class Fleet:
             return self.schedule.finished(task_id, outcome, now)
         if outcome.status is Status.TIMED_OUT:
             return self.schedule.timed_out(task_id, outcome.error, now)
-        if outcome.status is Status.LOST:
+        if outcome.error_kind == "lost":
             return self.schedule.lost(task_id, now)
         if outcome.status is Status.CANCELLED and self.schedule.standing(task_id).status is Status.RUNNING:
             self.schedule.cancel(task_id, now, outcome.error)  # somebody else stopped it
@@ -269,8 +271,9 @@ class Fleet:
 
     def _write_end(self, task_id: str, running: Running, why: str) -> None:
         """What is to be said of an attempt whose runner says no more."""
-        stopping = self.schedule.standing(task_id).status is Status.STOPPING
-        how = (Status.CANCELLED, "it was stopped", "stopped") if stopping else (Status.LOST, why, "lost")
+        standing, most = self.schedule.standing(task_id), self.schedule.poison_limit
+        stopping = standing.status is Status.STOPPING
+        how = (Status.CANCELLED, "it was stopped", "stopped") if stopping else lost(why, standing.losses + 1, most)
         end = unheard(task_id, running.folder, *how)
         write_result(running.folder, end._replace(runner_id=running.runner_id))
         if not stopping:
@@ -298,16 +301,13 @@ class Fleet:
         for task in self.plan.tasks:
             for number, folder in known.get(task.id, ()):
                 self._replay(task.id, number, folder)
-        done = self.schedule.count(Status.DONE)
-        return self._tell(
-            "run.resumed", adopted=len(self._crew.running), done=done, requeued=self.schedule.count(Status.WAITING)
-        )
+        adopted, count = len(self._crew.running), self.schedule.count
+        return self._tell("run.resumed", adopted=adopted, done=count(Status.DONE), requeued=count(Status.WAITING))
 
     def _replay(self, task_id: str, number: int, folder: Path) -> None:
         outcome = self._result(folder)
-        if self.schedule.standing(task_id).status is not Status.WAITING:
-            return None
-        if outcome is None and not self._was_begun(task_id, folder):
+        waits = self.schedule.standing(task_id).status is Status.WAITING
+        if not waits or (outcome is None and not self._was_begun(task_id, folder)):
             return None
         if outcome and (outcome.status is Status.CANCELLED or (self._retry_failed and not outcome.ok)):
             return None  # it may be done once more, with all its attempts

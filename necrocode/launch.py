@@ -7,7 +7,7 @@ import os
 import shlex
 import shutil
 import tomllib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
@@ -23,10 +23,11 @@ from necrocode.task import Argv, Task, TaskFile
 class AgentMissing(NecrocodeError):
     """An agent that tasks name cannot be started; `exit_code` is 127 (not found) or 126 (not executable)."""
 
-    def __init__(self, name: str, program: str, code: int) -> None:
+    def __init__(self, name: str, program: str, code: int, where: str = "") -> None:
         what = "is not installed" if code == 127 else "cannot be executed"
-        super().__init__(f"agent {name!r}: {program} {what}", hint="install it, or name another agent with --agent")
-        self.name, self.program, self.exit_code = name, program, code
+        told = f"agent {name!r}: {program} {what}"
+        super().__init__(f"{where}: {told}" if where else told, hint="install it, or name another agent with --agent")
+        self.name, self.program, self.exit_code, self.where = name, program, code, where
 
 
 class Wishes(NamedTuple):
@@ -61,7 +62,7 @@ def draft(file: TaskFile, wishes: Wishes, where: Path) -> Draft:
     tasks, notes = _chosen(file.tasks, wishes.only)
     tasks = tuple(_with_wishes(task, wishes) for task in tasks)
     mode = wishes.mode or file.defaults.workspace or "worktree"
-    agents = _agents(tasks)
+    agents = _agents(tasks, lambda task: "--agent" if wishes.agent else _place(file, task))
     jobs = wishes.jobs or file.defaults.jobs or os.cpu_count() or 1
     plan = Plan(
         "", tasks, {}, jobs, mode, agents=agents, setup=file.defaults.setup,  # type: ignore[arg-type]
@@ -154,30 +155,36 @@ def _result_marks(agents: Iterable[str]) -> dict[str, str]:
     return {name: known[name]["result"] for name in agents if "result" in known.get(name, {})}
 
 
-def _agents(tasks: Iterable[Task]) -> dict[str, Argv]:
+def _place(file: TaskFile, task: Task) -> str:
+    """Where a task file names the agent of a task, as it is said of all its mistakes."""
+    line = file.agents.get(task.id)
+    return f"{file.name}:{line}: task {task.id!r}" if line else f"{file.name}: task {task.id!r}"
+
+
+def _agents(tasks: Iterable[Task], where: Callable[[Task], str]) -> dict[str, Argv]:
     known = presets()
     agents: dict[str, Argv] = {}
     for task in tasks:
-        if task.prompt and not task.agent:
-            raise ConfigError(
-                f"task {task.id} has a prompt, but no agent is named",
-                hint=f"give --agent: {', '.join(known)}, or a command line with {{prompt}}",
-            )
         if task.prompt and task.agent not in agents:
-            agents[task.agent] = _agent(task.agent, known)
+            agents[task.agent] = _agent(task.agent, known, where(task))
     return agents
 
 
-def _agent(name: str, known: Mapping[str, Argv]) -> Argv:
+def _agent(name: str, known: Mapping[str, Argv], where: str) -> Argv:
+    if not name:
+        hint = f"give --agent: {', '.join(known)}, or a command line with {{prompt}}"
+        raise ConfigError("it has a prompt, but no agent is named", where=where, hint=hint)
     try:
         argv = known.get(name) or tuple(shlex.split(name))
     except ValueError as error:
-        raise ConfigError(f"agent {name!r} is no command line: {str(error).lower()}", hint="close its quotes") from None
+        said = f"agent {name!r} is no command line: {str(error).lower()}"
+        raise ConfigError(said, where=where, hint="close its quotes") from None
     if name not in known and not any("{prompt}" in argument for argument in argv):
         raise ConfigError(
             f"agent {name!r} is neither known nor a command line with {{prompt}}",
+            where=where,
             hint=f"known agents: {', '.join(known)}",
         )
     if shutil.which(argv[0]) is None:
-        raise AgentMissing(name, argv[0], 126 if os.path.exists(argv[0]) else 127)
+        raise AgentMissing(name, argv[0], 126 if os.path.exists(argv[0]) else 127, where)
     return argv

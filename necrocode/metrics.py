@@ -29,8 +29,9 @@ class Phase(NamedTuple):
 
 class Figures(NamedTuple):
     """What can be said of a task, a run, or everything. `waits` are of granted leases, from the request to the
-    grant, most of them 0; `attempts` counts by status; `seconds` is the work of all attempts, `elapsed` the time
-    from the first event to the last; `memory_mb` is the most that was seen, `cpu_percent` the mean."""
+    grant, most of them 0; `attempts` counts by status; `seconds` is the work of all attempts, without their waits,
+    `elapsed` the time from the first event to the last; `memory_mb` is the most that was seen, `cpu_percent` the
+    mean."""
 
     waits: Spread = Spread()
     queued: int = 0
@@ -152,6 +153,11 @@ class _Tally:
         self.work: Counter[str] = Counter()
         self.memory = self.cpu = 0.0
 
+    @property
+    def waited_in_attempts(self) -> float:
+        """The waits that the seconds of its attempts have in them: an attempt begins with its request."""
+        return sum(self.waits) if self.ends else 0.0
+
     def add(self, event: Event, now: float) -> None:
         self.first, self.last = min(self.first, now), max(self.last, now)
         thing, _, happened = event.kind.partition(".")
@@ -207,10 +213,12 @@ def _figures(tallies: Sequence[_Tally]) -> Figures:
     counts, work = Counter[str](), Counter[str]()
     ends: dict[object, tuple[str, float]] = {}
     phases: dict[str, Phase] = {}
+    waited = 0.0
     for tally in tallies:
         counts.update(tally.counts)
         work.update(tally.work)
         ends.update(tally.ends)
+        waited += tally.waited_in_attempts
         for name, phase in tally.phases.items():
             phases[name] = _joined(phases.get(name, Phase()), phase)
     again = Counter(key[0] for key in set[Any]().union(*(tally.again for tally in tallies)))
@@ -224,7 +232,7 @@ def _figures(tallies: Sequence[_Tally]) -> Figures:
         conflicts_detected=len(set().union(*(tally.conflicts for tally in tallies))),
         conflicts_avoided=len(set().union(*(tally.avoided for tally in tallies))),
         attempts=dict(Counter(status for status, _ in ends.values())),
-        seconds=sum(seconds for _, seconds in ends.values()),
+        seconds=max(0.0, sum(seconds for _, seconds in ends.values()) - waited),
         elapsed=max(tally.last for tally in tallies) - min(tally.first for tally in tallies) if tallies else 0.0,
         retries=again["retried"],
         lost=again["lost"],

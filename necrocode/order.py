@@ -145,6 +145,13 @@ def unheard(task_id: str, folder: Path, status: Status, error: str, kind: str) -
     return Outcome(task_id, status, number, error, kind, started=now, ended=now)
 
 
+def lost(why: str, times: int, most: int) -> tuple[Status, str, str]:
+    """How an attempt ended whose runner died, the task's runners so often in all: the last time it has failed."""
+    if times < most:
+        return Status.LOST, why, "lost"
+    return Status.FAILED, f"{why} {times} times: not tried again", "lost"
+
+
 def read_result(folder: Path) -> Outcome | None:
     """The outcome of an attempt, None while there is none. Raises StateUnreadable."""
     path = folder / "result.json"

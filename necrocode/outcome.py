@@ -40,6 +40,9 @@ WAITING, RUNNING, STOPPING, DONE, CANCELLED = (
 FINAL = frozenset({Status.DONE, Status.FAILED, Status.TIMED_OUT, Status.CANCELLED})
 
 
+_OF_PROGRAMS = frozenset({"work", "verify", "timeout", "silent", "stopped", "lost"})
+
+
 class Outcome(NamedTuple):
     """One finished attempt. Times are seconds; `started` and `ended` are seconds since 1970.
 
@@ -73,6 +76,11 @@ class Outcome(NamedTuple):
     @property
     def ok(self) -> bool:
         return self.status is Status.DONE
+
+    @property
+    def ran(self) -> bool:
+        """Whether a program of it ran, so that its logs may say more than `error` does."""
+        return bool(self.attempt) and (self.ok or self.error_kind in _OF_PROGRAMS)
 
     @property
     def seconds(self) -> float:

@@ -37,7 +37,7 @@ _STYLES = {"done": "green", "failed": "red", "timed_out": "red", "lost": "red", 
 def lines(board: Board, width: int, *, colored: bool = False, height: int | None = None) -> list[str]:
     """The board for a screen of `width` columns; in at most `height` lines, the most important ones, when given."""
     if board.snapshot is None:
-        return [NOTHING_YET.format(board.root)]
+        return [clean(NOTHING_YET.format(board.root))]
     from textwrap import wrap
 
     room = _Room(height, board)
@@ -94,7 +94,8 @@ def _headline(board: Board) -> str:
     words += [f"{unwell} unwell"] if unwell else []
     words += [f"quota {name} {count}" for name, count in snapshot.quotas.items()]
     moving = "" if snapshot.consistent else "   (things moved while looking: not one moment)"
-    return f"{'   '.join(words)}   {_home(str(board.root))}   as of {datetime.fromtimestamp(board.at):%H:%M:%S}{moving}"
+    words.append(clean(_home(str(board.root))))
+    return f"{'   '.join(words)}   as of {datetime.fromtimestamp(board.at):%H:%M:%S}{moving}"
 
 
 def _problems(snapshot: Snapshot | Nobody) -> Iterator[str]:

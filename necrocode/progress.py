@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
-from necrocode.outcome import Outcome
+from necrocode import journal
+from necrocode.outcome import Outcome, Status
 from necrocode.plan import PlanRow
 from necrocode.runs import Plan
 from necrocode.screen import Column, Row, clean, counted, duration, styled, table
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.table import Table
 
+    from necrocode.statedir import StateDir
+
+_MOST_KEPT = 5
 _QUIET = ("granted", "prepare", "verify", "commit", "artifacts", "work")
 """Changes that are seen in the live picture, and are too small for a line of their own."""
 _WORDS = {
@@ -57,7 +62,7 @@ class Progress:
     def begin(self) -> None:
         """Say which run this is: whoever has to go on with it needs the name."""
         if not self._quiet:
-            self._print(f"run {self._plan.run_id}: {len(self._plan.tasks)} tasks, {self._plan.jobs} at once")
+            self._print(f"run {self._plan.run_id}: {counted(len(self._plan.tasks), 'task')}, {self._plan.jobs} at once")
 
     def heard(self, task_id: str, what: str, facts: Mapping[str, Any]) -> None:
         """What a Fleet tells its listener."""
@@ -152,11 +157,34 @@ _PLAN = (
 )  # fmt: skip
 
 
-def summary(plan: Plan, outcomes: Mapping[str, Outcome], width: int, *, colored: bool) -> list[str]:
+class Kept(NamedTuple):
+    """A workspace that stays, and why."""
+
+    task_id: str
+    path: str
+    reason: str
+
+
+def kept(state: StateDir, plan: Plan) -> list[Kept]:
+    """The workspaces of a run that its attempts left, as far as they are still there."""
+    if not any(os.path.isdir(plan.place(task)) for task in plan.tasks if plan.mode_of(task) != "none"):
+        return []
+    found = {
+        event.task_id: Kept(event.task_id, path, str(event.facts.get("reason", "")).removeprefix(f"{path} was kept: "))
+        for event in journal.read(state.events)
+        if event.kind == "workspace.kept" and event.run_id == plan.run_id and (path := str(event.facts.get("path")))
+    }
+    return [one for one in found.values() if os.path.isdir(one.path)]
+
+
+def summary(
+    plan: Plan, outcomes: Mapping[str, Outcome], width: int, *, colored: bool, kept: Iterable[Kept] = ()
+) -> list[str]:
     """How every task of a run ended, as lines: what changed, on which branch where that is not the usual one, and why
     if not. What is not done stands last, next to where one goes on typing."""
     ended = sorted(((task.id, outcomes.get(task.id)) for task in plan.tasks), key=_is_not_done)
-    rows = [_ended(task_id, outcome, plan.branches) for task_id, outcome in ended]
+    stays = {one.task_id for one in kept}
+    rows = [_ended(task_id, outcome, plan.branches, task_id in stays) for task_id, outcome in ended]
     return table(_SUMMARY, rows, width, colored=colored)
 
 
@@ -164,19 +192,20 @@ def _is_not_done(ended: tuple[str, Outcome | None]) -> bool:
     return ended[1] is None or not ended[1].ok
 
 
-def _ended(task_id: str, outcome: Outcome | None, branches: str) -> Row:
+def _ended(task_id: str, outcome: Outcome | None, branches: str, stays: bool) -> Row:
     if outcome is None:
         return Row((task_id, "not begun", "", "", "", "", ""), "dim")
     changed = f"+{outcome.lines_added} -{outcome.lines_removed}" if outcome.files_changed else ""
     waited = duration(outcome.waited) if outcome.waited >= 0.05 else ""
     branch = outcome.branch if outcome.commits and outcome.branch != f"{branches}{task_id}" else ""
-    reason = outcome.error if not outcome.ok else "" if outcome.commits or not outcome.branch else "nothing to commit"
+    nothing = "" if outcome.commits or not outcome.branch else "nothing to commit"
+    reason = outcome.error if not outcome.ok else "its workspace was kept" if stays else nothing
     took = duration(outcome.seconds) if outcome.attempt else ""
     style = "" if outcome.ok else _COLOURS.get(outcome.status, "")
     return Row((task_id, str(outcome.status), took, waited, changed, branch, reason), style)
 
 
-def closing(plan: Plan, outcomes: Mapping[str, Outcome], *, colored: bool) -> Iterator[str]:
+def closing(plan: Plan, outcomes: Mapping[str, Outcome], *, colored: bool, kept: Sequence[Kept] = ()) -> Iterator[str]:
     """The run in a line, where its work is, and what to type next."""
     statuses = Counter(str(outcome.status) for outcome in outcomes.values())
     statuses["not begun"] = len(plan.tasks) - len(outcomes)
@@ -184,12 +213,19 @@ def closing(plan: Plan, outcomes: Mapping[str, Outcome], *, colored: bool) -> It
         styled(f"{count} {status}", _COLOURS.get(status, ""), colored) for status, count in statuses.items() if count
     ]
     yield f"run {plan.run_id}: {counted(len(plan.tasks), 'task')}, {', '.join(words)}"
+    odd = [one for one in kept if (outcome := outcomes.get(one.task_id)) and outcome.ok]
     if any(outcome.commits and outcome.branch.startswith(plan.branches) for outcome in outcomes.values()):
-        yield f"the work of each is on its branch: {plan.branches}TASK"
-    failed = next((task_id for task_id, outcome in outcomes.items() if not outcome.ok and outcome.attempt), None)
+        what = "what was committed" if odd else "the work of each"
+        yield f"{what} is on its branch: {plan.branches}TASK"
+    yield from (clean(f"kept: {one.path}: {one.reason}") for one in odd[:_MOST_KEPT])
+    if kept:
+        yield "look into what was kept; necrocode gc shows all of it, and what may go"
+    bad = [outcome for outcome in outcomes.values() if not outcome.ok]
+    failed = next((outcome for outcome in bad if outcome.attempt and outcome.status is not Status.CANCELLED), None)
     if failed:
-        yield f"see: necrocode logs {plan.run_id}/{failed}   then: necrocode retry {plan.run_id}"
-    elif statuses["not begun"]:
+        look = f"necrocode {'logs' if failed.ran else 'why'} {plan.run_id}/{failed.task_id}"
+        yield f"see: {look}   then: necrocode retry {plan.run_id}"
+    elif bad or statuses["not begun"]:
         yield f"go on with: necrocode run --resume {plan.run_id}"
 
 

@@ -24,7 +24,7 @@ from typing import NoReturn
 
 from necrocode import process, scratch
 from necrocode.attempt import carry
-from necrocode.errors import LeaseLost, NecrocodeError, StateUnusable
+from necrocode.errors import LeaseLost, NecrocodeError, StateUnusable, advice, advised, described
 from necrocode.ledger.files import FileLedger
 from necrocode.order import Order, take, write_result
 from necrocode.outcome import Outcome, Status
@@ -91,8 +91,11 @@ class Process:
             return "done", {"status": str(outcome.status)}
         except StateUnusable as error:
             return "unusable", {"path": error.path, "reason": error.reason, "hint": error.hint}
-        except (NecrocodeError, KeyError, TypeError, OSError) as error:
-            return "broken", {"error": str(error) if isinstance(error, NecrocodeError) else repr(error)}
+        except OSError as error:
+            why = advice(error)
+            return "broken", {"error": f"{described(error)} ({why})" if why else described(error)}
+        except (NecrocodeError, KeyError, TypeError) as error:
+            return "broken", {"error": advised(error) if isinstance(error, NecrocodeError) else repr(error)}
 
     def _interrupted(self, order: Order) -> Outcome:
         self._waiting = False

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from necrocode.claim import Claim, conflict
 from necrocode.errors import ConfigError, StateUnreadable, StateUnusable
 from necrocode.order import Order
 from necrocode.outcome import Outcome
-from necrocode.statedir import StateDir, read_json, to_json
+from necrocode.statedir import StateDir, read_json, refused, to_json
 from necrocode.task import Argv, Task
 
 _ALPHABET = "23456789abcdefghjkmnpqrstuvwxyz"
@@ -117,7 +118,13 @@ class Plan(NamedTuple):
 
     def save(self, state: StateDir) -> None:
         """On the disk before this returns. Raises StateUnusable."""
-        state.write(run_folder(state, self.run_id) / "plan.json", to_json(self._to_dict()), durable=True)
+        folder = run_folder(state, self.run_id)
+        try:
+            state.write(folder / "plan.json", to_json(self._to_dict()), durable=True)
+        except StateUnusable:
+            with suppress(OSError):
+                folder.rmdir()  # without a plan it is nobody's
+            raise
 
     def _to_dict(self) -> dict[str, Any]:
         claims = {task_id: [list(claim) for claim in claims] for task_id, claims in self.claims.items()}
@@ -159,7 +166,7 @@ def new_run(state: StateDir) -> str:
         except FileExistsError:
             continue
         except OSError as error:
-            raise StateUnusable(str(state.runs), error.strerror or str(error)) from error
+            raise refused(error, state.runs) from error
         return run_id
 
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from necrocode.errors import StateUnreadable, StateUnusable
+from necrocode.errors import StateUnreadable, StateUnusable, advice
 from necrocode.mounts import flock as flock
 from necrocode.mounts import refuse_remote
 
@@ -103,8 +103,9 @@ class StateDir:
             raise StateUnusable(str(self.root), mode, hint=f"chmod 700 {self.root}")
         if found.st_uid != os.geteuid() and not self.shared_by_group:
             raise StateUnusable(str(self.root), f"it belongs to user {found.st_uid}, you are {os.geteuid()}")
-        if not os.access(self.root, os.W_OK | os.X_OK):
-            raise StateUnusable(str(self.root), "it cannot be written")
+        is_fixed = os.statvfs(self.root).f_flag & os.ST_RDONLY  # that may be looked at; who writes is refused then
+        if not is_fixed and not os.access(self.root, os.W_OK | os.X_OK):
+            raise StateUnusable(str(self.root), f"it cannot be written: {os.strerror(errno.EACCES)}")
         refuse_remote(self.root)
 
     def _furnish(self) -> None:
@@ -183,18 +184,7 @@ def told(path: str | os.PathLike[str]) -> Iterator[None]:
 def refused(error: OSError, path: str | os.PathLike[str]) -> StateUnusable:
     """What the operating system refused, as the error to raise; `path` when it does not say where."""
     where = error.filename if isinstance(error.filename, str) and error.filename else str(path)
-    return StateUnusable(where, error.strerror or str(error), hint=_hint(error))
-
-
-def _hint(error: OSError) -> str:
-    hints = {
-        errno.ENOSPC: "free some space; nothing was half-written",
-        errno.EDQUOT: "free some space; nothing was half-written",
-        errno.EROFS: "the file system is read-only",
-        errno.EMFILE: "too many open files: raise `ulimit -n`",
-        errno.ENFILE: "too many open files on this machine",
-    }
-    return hints.get(error.errno or 0, "")
+    return StateUnusable(where, error.strerror or str(error), hint=advice(error))
 
 
 def put(path: str | os.PathLike[str], data: bytes, *, mode: int = 0o600, durable: bool = False) -> None:

@@ -100,11 +100,13 @@ class Defaults(NamedTuple):
 
 
 class TaskFile(NamedTuple):
-    """A parsed task file: its tasks in the order of the file, with the defaults already applied to them."""
+    """A parsed task file: its tasks in the order of the file, with the defaults already applied to them; `agents`
+    says on which line the agent of each task is named."""
 
     tasks: tuple[Task, ...]
     defaults: Defaults = Defaults()
     name: str = ""
+    agents: Mapping[str, int] = {}
 
 
 def parse_tasks(
@@ -121,8 +123,9 @@ def parse_tasks(
     Raises ConfigError that names everything wrong with it, one line each: file, line, task, key, what, and the word
     that may have been meant."""
     # The models are slow to import, and most of those who import Task never read a file.
-    from necrocode.taskbuild import built
+    from necrocode.taskbuild import agent_lines, built
     from necrocode.tasktext import decoded
 
-    tasks, defaults = built(decoded(text, format, name), name, base)
-    return TaskFile(tasks, defaults, name)
+    document = decoded(text, format, name)
+    tasks, defaults = built(document, name, base)
+    return TaskFile(tasks, defaults, name, agent_lines(document))

@@ -12,7 +12,7 @@ from necrocode.claim import Claim
 from necrocode.errors import ConfigError
 from necrocode.task import Argv, Defaults, Step, Task
 from necrocode.taskmodels import DefaultsModel, Mistake, TaskModel, validated
-from necrocode.tasktext import Document, Path, near
+from necrocode.tasktext import DEEPEST, Document, Path, near
 
 MOST_TOLD = 20
 
@@ -25,11 +25,13 @@ def built(document: Document, name: str, base: Defaults) -> tuple[tuple[Task, ..
 
     Raises ConfigError with all that is wrong."""
     mistakes: list[Mistake] = [(path, "is there twice") for path in document.twice]
-    mistakes += [(path, _broken(text)) for path, text in _texts(document.data, ()) if _broken(text)]
+    mistakes += [(path, _broken(text)) for path, text in _texts(document.data, (), name) if _broken(text)]
     mistakes += _unknown(document.data)
     defaults = _defaults(document.data.get("defaults", {}), base, mistakes)
     items = document.data.get("task")
-    if not isinstance(items, list) or not items:
+    if items == []:
+        mistakes.append(((), "has no tasks; write at least one"))
+    elif not isinstance(items, list):
         mistakes.append((("task",), "must be a list of tasks; in TOML, each begins with [[task]]"))
         items = []
     tasks = [_task(item, ("task", at), defaults, mistakes) for at, item in enumerate(items)]
@@ -40,20 +42,30 @@ def built(document: Document, name: str, base: Defaults) -> tuple[tuple[Task, ..
     return tuple(task for task in tasks if task is not None), defaults
 
 
+def agent_lines(document: Document) -> dict[str, int]:
+    """For each task the line that names its agent: its own, else that of the defaults, else that of the task."""
+    shared = document.lines.get(("defaults", "agent"))
+    lines = {task_id: document.line(("task", at)) or 1 for at, task_id in _ids(document.data["task"])}
+    own = {task_id: document.lines.get(("task", at, "agent")) for at, task_id in _ids(document.data["task"])}
+    return {task_id: own[task_id] or shared or line for task_id, line in lines.items()}
+
+
 def _unknown(data: Mapping[str, Any]) -> Iterator[Mistake]:
     known = ("task", "defaults", "$schema")
     return (((key,), "unknown key" + near(key, known)) for key in data if key not in known)
 
 
-def _texts(value: Any, path: Path) -> Iterator[tuple[Path, str]]:
-    """Every text in the file, keys included, and where it is."""
+def _texts(value: Any, path: Path, name: str) -> Iterator[tuple[Path, str]]:
+    """Every text in the file, keys included, and where it is. Raises ConfigError where it goes too deep."""
+    if len(path) > DEEPEST:
+        raise ConfigError("it is nested too deeply", where=name)
     if isinstance(value, str):
         yield path, value
     pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, below in pairs:
         if isinstance(key, str):
             yield (*path, key), key
-        yield from _texts(below, (*path, key))
+        yield from _texts(below, (*path, key), name)
 
 
 def _broken(text: str) -> str:

@@ -116,9 +116,9 @@ def validated(model: type[_Model], data: Any, path: Path, mistakes: list[Mistake
     try:
         return model.model_validate(data).model_dump()
     except ValidationError as error:
-        told: set[Path] = set()
-        for wrong in error.errors(include_url=False):
-            place = _place(wrong["loc"])
+        wrongs = [(_place(wrong["loc"]), wrong) for wrong in error.errors(include_url=False)]
+        told = {place for place, wrong in wrongs if wrong["type"] == "string_unicode"}  # every text was looked at
+        for place, wrong in wrongs:
             if place not in told:
                 told.add(place)
                 mistakes.append(((*path, *place), _told(model, place, dict(wrong))))
@@ -155,7 +155,7 @@ def _told(model: type[_Model], place: Path, wrong: dict[str, Any]) -> str:
     if found == []:
         return "must not be empty"
     if place and place[-1] in _COMMANDS and kind not in ("string_too_short", "too_short"):
-        return f"must be {_COMMANDS[str(place[-1])]}, not {_shown_items(found)}"
+        return f"must be {_COMMANDS[str(place[-1])]}, not {_shown_items(found, place[-1] != 'command')}"
     if kind in ("greater_than", "greater_than_equal", "less_than_equal"):
         sign = {"gt": "more than", "ge": "at least", "le": "at most"}
         return "must be " + " and ".join(f"{sign[key]} {value:g}" for key, value in limits.items()) + f", not {found}"
@@ -170,9 +170,17 @@ def _keys(model: type[_Model], place: Path) -> list[str]:
     return list((StepModel if inside_step else model).model_fields)
 
 
-def _shown_items(value: Any) -> str:
-    odd = [item for item in value if not isinstance(item, str)] if isinstance(value, list) else []
-    return f"a list with {_shown(odd[0])}" if odd else _shown(value)
+def _shown_items(value: Any, of_commands: bool) -> str:
+    """A list by its first item that has no place there."""
+    for item in value if isinstance(value, list) else ():
+        if of_commands and item in ("", []):
+            return "a list with an empty command"
+        odd = [part for part in item if not isinstance(part, str)] if of_commands and isinstance(item, list) else []
+        if odd:
+            return f"a list with a command with {_shown(odd[0])}"
+        if not isinstance(item, list if of_commands else str) and not isinstance(item, str):
+            return f"a list with {_shown(item)}"
+    return _shown(value)
 
 
 def _shown(value: Any) -> str:

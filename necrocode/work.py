@@ -130,7 +130,7 @@ def run_command(
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return Work(Status.FAILED, f"{argv[0]} could not be started: {where}{error.strerror}", "start")
-    return judged(argv, ended)
+    return judged(argv, ended, limits.silent)
 
 
 def _unfit(argv: Argv, task: Task) -> str:
@@ -151,8 +151,8 @@ def _left(deadline: float | None, timeout: float | None) -> float | None:
     return min((seconds for seconds in left if seconds is not None), default=None)
 
 
-def judged(argv: Argv, ended: process.Ended) -> Work:
-    """What the end of a process means for the work."""
+def judged(argv: Argv, ended: process.Ended, silent: float | None = None) -> Work:
+    """What the end of a process means for the work; `silent` is how many seconds without output it had."""
     usage = {"cpu_seconds": ended.cpu_seconds, "max_rss_mb": ended.max_rss_mb, "seconds": ended.seconds}
     name = os.path.basename(argv[0])
     if ended.why == "not_found":
@@ -164,8 +164,9 @@ def judged(argv: Argv, ended: process.Ended) -> Work:
             Status.CANCELLED, f"{name} was stopped after {ended.seconds:.1f} s", "stopped", ended.exit_code, usage
         )
     if ended.why in ("timeout", "silent"):
-        why = "ran out of time" if ended.why == "timeout" else "gave no sign of progress"
-        return Work(Status.TIMED_OUT, f"{name} {why} after {ended.seconds:.1f} s", ended.why, ended.exit_code, usage)
+        out = f"ran out of time after {ended.seconds:.1f} s"
+        why = out if ended.why == "timeout" else f"gave no sign of progress for {silent or 0.0:g} s"
+        return Work(Status.TIMED_OUT, f"{name} {why}", ended.why, ended.exit_code, usage)
     if ended.why == "lingered":
         return Work(Status.DONE, usage=usage)  # it had told its result; what hung afterwards was ended
     if ended.signal:

@@ -139,7 +139,7 @@ def _set(door: Door, key: str, value: str, user: bool) -> None:
     draft = file.with_name(f".{file.name}.{os.urandom(3).hex()}")
     put(draft, changed.encode(), mode=file.stat().st_mode & 0o7777 if file.exists() else 0o644, durable=True)
     move(draft, file)
-    door.say(f"necrocode: {file}: {line or f'{key} is not said any more'}")
+    door.say(f"necrocode: {clean(str(file))}: {line or f'{key} is not said any more'}")
 
 
 def _set_quota(door: Door, name: str, count: int | None) -> None:

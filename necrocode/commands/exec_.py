@@ -12,6 +12,7 @@ import click
 
 from necrocode.door import Door, verb
 from necrocode.errors import LeaseLost, Refused
+from necrocode.screen import clean
 from necrocode.statedir import mark
 
 if TYPE_CHECKING:
@@ -47,13 +48,15 @@ def command(door: Door, argv: tuple[str, ...], wait: bool, timeout: float | None
     With --json, what happened is one line on stderr, since stdout belongs to the command."""
     from necrocode.wanted import refuse_own
 
+    if not argv[0]:
+        raise click.UsageError("the command is empty text, which names no program")
     ledger = door.ledger()
     request = _request(argv, options)
 
     def on_wait(refused: Refused) -> None:
         refuse_own(refused, ledger.state.root)
         if not quiet:
-            door.say(f"necrocode: waiting: {_held(refused)}")
+            door.say(f"necrocode: waiting: {clean(_held(refused))}")
 
     lease = ledger.register(request, wait=wait, timeout=timeout, on_wait=on_wait)
     if lease.record.waited_seconds >= 0.05 and not quiet:
@@ -148,7 +151,6 @@ def _tell(door: Door, lease: Lease, ended: Ended, lost: LeaseLost | None, code: 
     import json
 
     from necrocode.door import plain
-    from necrocode.screen import clean
 
     notes = []
     if ended.error:

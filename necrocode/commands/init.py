@@ -11,6 +11,7 @@ import click
 
 from necrocode.door import Door, verb
 from necrocode.errors import ConfigError
+from necrocode.screen import clean
 from necrocode.statedir import move, put
 
 _FOLDER = ".necrocode"
@@ -78,7 +79,7 @@ def command(door: Door, directory: str | None) -> None:
     if door.as_json:
         return door.emit({"directory": str(place), "wrote": wrote, "kept": kept})
     for name in files:
-        door.say(f"necrocode: {'wrote' if name in wrote else 'kept'} {place / name}")
+        door.say(f"necrocode: {'wrote' if name in wrote else 'kept'} {clean(str(place / name))}")
     return door.say("next: look at tasks.toml, then: necrocode run tasks.toml --dry-run")
 
 

@@ -44,7 +44,8 @@ def command(door: Door, name: str, follow: bool, stderr_only: bool, attempt: int
     if door.as_json and not follow:
         return door.emit(_document(found, number, folder, is_over(), outputs.whole(folder, stderr_only=stderr_only)))
     growing = outputs.growing(folder, is_over if follow else lambda: True, stderr_only=stderr_only)
-    return _print(door, growing, raw)
+    if not _print(door, growing, raw):
+        door.say(f"necrocode: {found} has printed nothing (necrocode why {found})")
 
 
 def _hint(state: StateDir, found: Found) -> str:
@@ -91,14 +92,16 @@ def _document(found: Found, number: int, folder: Path, over: bool, pieces: Itera
     return {**facts, "folder": str(folder), "ended": over, "logs": texts}
 
 
-def _print(door: Door, pieces: Iterator[Piece], raw: bool) -> None:
+def _print(door: Door, pieces: Iterator[Piece], raw: bool) -> bool:
+    """Whether there was anything."""
     last = ""
     for piece in pieces:
+        if last != piece.log and (last or piece.log != "stdout.log") and not door.as_json:
+            door.say(f"==> {piece.log} <==")
+        last = piece.log
         if door.as_json:
             door.show(json.dumps(plain({"log": piece.log, "text": piece.text()})))
             continue
-        if last != piece.log and (last or piece.log != "stdout.log"):
-            door.say(f"==> {piece.log} <==")
-        last = piece.log
         sys.stdout.buffer.write(piece.data if raw else piece.text().encode("utf-8", "replace"))
         sys.stdout.buffer.flush()
+    return bool(last)

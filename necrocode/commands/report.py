@@ -10,6 +10,7 @@ import click
 from necrocode import names as known
 from necrocode.door import Door, verb
 from necrocode.errors import ConfigError
+from necrocode.screen import clean
 
 _FILE = click.Path(dir_okay=False)
 
@@ -46,4 +47,4 @@ def _write(door: Door, file: str, text: str) -> None:
     if file == "-":
         return door.show(text)
     Path(file).write_text(text, encoding="utf-8")
-    return door.say(f"necrocode: wrote {file}")
+    return door.say(f"necrocode: wrote {clean(str(file))}")

@@ -17,6 +17,7 @@ from necrocode import options as flags
 from necrocode import settings
 from necrocode.door import Door, verb
 from necrocode.errors import ConfigError, StateUnusable
+from necrocode.screen import clean
 
 if TYPE_CHECKING:
     from necrocode.fleet import Fleet
@@ -46,7 +47,7 @@ def command(door: Door, /, **options: Any) -> int:
     ledger = door.ledger()
     plan, retry_failed, notes = _plan(ledger, options)
     for note in notes:
-        door.say(f"note: {note}")
+        door.say(f"note: {clean(note)}")
     if options["dry_run"]:
         _show_plan(door, plan)
         return 0
@@ -98,7 +99,7 @@ def follow(door: Door, ledger: FileLedger, plan: Plan, retry_failed: bool, optio
     """Launch the run, show how it goes unless `options["quiet"]`, tell how it ended; the exit code. `retry` does it
     too."""
     from necrocode.fleet import Fleet
-    from necrocode.progress import Progress, closing, console_on, summary
+    from necrocode.progress import Progress, closing, console_on, kept, summary
     from necrocode.screen import columns
 
     quiet = options["quiet"] or door.as_json
@@ -113,12 +114,14 @@ def follow(door: Door, ledger: FileLedger, plan: Plan, retry_failed: bool, optio
     except StateUnusable:
         door.say(f"necrocode: what runs goes on; then go on with: necrocode run --resume {plan.run_id}")
         raise
+    stay = kept(ledger.state, plan)
     if door.as_json:
-        door.emit({"run": plan.run_id, "tasks": [outcome.to_dict() for outcome in outcomes.values()]})
+        tasks = [outcome.to_dict() for outcome in outcomes.values()]
+        door.emit({"run": plan.run_id, "tasks": tasks, "kept": [one._asdict() for one in stay]})
     else:
         width = columns(sys.stdout.isatty())
-        door.show("\n".join(summary(plan, outcomes, width, colored=door.colored())))
-        door.say("\n".join(closing(plan, outcomes, colored=door.colored(sys.stderr))))
+        door.show("\n".join(summary(plan, outcomes, width, colored=door.colored(), kept=stay)))
+        door.say("\n".join(closing(plan, outcomes, colored=door.colored(sys.stderr), kept=stay)))
     return signals.exit_code or _exit_code(fleet)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from necrocode.door import NOTHING_YET, Door, plain, verb
+from necrocode.screen import clean
 
 if TYPE_CHECKING:
     from necrocode.board import Board
@@ -30,7 +31,7 @@ def command(door: Door, watch: bool) -> int:
         if door.as_json or door.existing():
             _once(door, _look(door))
         else:
-            door.show(NOTHING_YET.format(door.root))
+            door.show(clean(NOTHING_YET.format(door.root)))
         return 0
     try:
         _dashboard(door) if sys.stdout.isatty() and not door.as_json else _changes(door)

@@ -102,8 +102,12 @@ def git_binary(search_path: str | None) -> str:
 def _hint(stderr: str) -> str:
     if ".lock': File exists" in stderr:
         return "another git works there; when none does, a killed one left the lock file named above: delete it"
-    if "No space left" in stderr or "unable to write" in stderr:
+    if "insufficient permission" in stderr:
+        return "git's own directory must be writable for you: look at its owner and mode"
+    if "No space left" in stderr:
         return "free some space on that file system"
+    if "unable to write" in stderr:  # here git names no cause
+        return "most likely its file system is full: free some space"
     return ""
 
 

@@ -12,6 +12,9 @@ from necrocode.git.calls import YES_OR_NO, StrPath, nul_separated, one_line, run
 NOBODY = {"NAME": "necrocode", "EMAIL": "necrocode@localhost"}
 """Who signs when the user told git no name: given by environment, never written into a config."""
 
+_NO_NAME = "".join(map(chr, range(33))) + ".,:;<>\"\\'"
+"""What git takes off both ends of a name; of one that has nothing else it says that it is empty."""
+
 _BAD_REF = re.compile(r"^$|^-|^@$|(^|/)(\.|/|$)|\.\.|\.$|\.lock(/|$)|@\{|[\0-\x20\x7f~^:?*\[\\]")
 """What git refuses in the name of a branch."""
 
@@ -136,10 +139,9 @@ def commit_tree(tree: str, parents: Iterable[str], message: str, *, cwd: StrPath
 
 def signature(cwd: StrPath) -> dict[str, str]:
     """The environment that names author and committer: the caller's own, else git's config, else NOBODY."""
-    said = run(
-        "config", "-z", "--name-only", "--get-regexp", r"^(user|author|committer)\.(name|email)$", cwd=cwd, ok=YES_OR_NO
-    )
-    known = {name.lower() for name in nul_separated(said.stdout)}
+    said = run("config", "-z", "--get-regexp", r"^(user|author|committer)\.(name|email)$", cwd=cwd, ok=YES_OR_NO)
+    told = dict(entry.partition("\n")[::2] for entry in nul_separated(said.stdout))  # the last one counts
+    known = {key for key, value in told.items() if value.strip(_NO_NAME)}
     chosen = {}
     for role in ("author", "committer"):
         for part, fallback in NOBODY.items():

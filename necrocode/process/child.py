@@ -106,7 +106,7 @@ def run(
         try:
             child = _start(argv, cwd, {**env, trees.MARKER: marker}, streams, pass_fds, stdin_text)
         except OSError as error:
-            return _never_started(error, argv[0], env)
+            return never_started(error, argv[0], env, cwd)
         running = _Running(child, began, limits, streams, stop)
         trees.leaders[child.pid] = marker
         try:
@@ -125,17 +125,31 @@ def warm() -> None:
     import subprocess  # noqa: F401
 
 
-def _never_started(error: OSError, program: str, env: Mapping[str, str]) -> Ended:
+def never_started(error: OSError, program: str, env: Mapping[str, str], cwd: str | Path) -> Ended:
+    """How a program ended that the system refused to start; raises the error where it could start none now."""
     if error.errno in (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE):
         raise error
-    if error.errno == errno.ENOENT or not _anywhere(program, env):
+    # Not by the error alone: a directory in PATH that may not be searched hides what is missing elsewhere.
+    places = [""] if "/" in program else os.get_exec_path(env)
+    found = next((path for place in places if os.path.exists(path := os.path.join(cwd, place, program))), None)
+    if found is None and (error.errno == errno.ENOENT or "/" not in program):
         return Ended(127, None, "not_found", error=f"{program}: {os.strerror(errno.ENOENT)}")
-    return Ended(126, None, "not_executable", error=f"{program}: {error.strerror}")
+    why = error.strerror
+    if found and error.errno == errno.ENOENT:
+        why = f"its interpreter {_interpreter(found)} is not there"
+    elif error.errno == errno.E2BIG:
+        why = f"{why}; put long text into a file"
+    return Ended(126, None, "not_executable", error=f"{program}: {why}")
 
 
-def _anywhere(program: str, env: Mapping[str, str]) -> bool:
-    """Whether there is such a file: a directory in PATH that may not be searched hides what is missing elsewhere."""
-    return "/" in program or any(os.path.lexists(os.path.join(place, program)) for place in os.get_exec_path(env))
+def _interpreter(script: str) -> str:
+    try:
+        with open(script, "rb") as file:
+            first = file.readline(256)
+    except OSError:
+        return "or loader"
+    words = first[2:].split() if first.startswith(b"#!") else []
+    return os.fsdecode(words[0]) if words else "or loader"
 
 
 def _start(

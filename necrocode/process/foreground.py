@@ -5,7 +5,6 @@ What the terminal sends (Ctrl-C) reaches it directly; what is sent to this proce
 
 from __future__ import annotations
 
-import errno
 import math
 import os
 import signal
@@ -14,7 +13,7 @@ from contextlib import contextmanager
 
 from necrocode import clock
 from necrocode.process import tree as trees
-from necrocode.process.child import Ended, Why
+from necrocode.process.child import Ended, Why, never_started
 
 PASSED_ON = frozenset(
     {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2}
@@ -74,11 +73,7 @@ def foreground(
             setsigmask=signal.pthread_sigmask(signal.SIG_BLOCK, ()) - _WATCHED, setsigdef=_OURS,
         )  # fmt: skip
     except OSError as error:
-        if error.errno in (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE):
-            raise
-        missing = error.errno == errno.ENOENT
-        why: Why = "not_found" if missing else "not_executable"
-        return Ended(127 if missing else 126, None, why, error=f"{argv[0]}: {error.strerror}")
+        return never_started(error, argv[0], env, "")
     finally:
         for fd in pass_fds:
             os.set_inheritable(fd, False)

@@ -20,13 +20,15 @@ from necrocode.workspace.saving import head_of
 
 class Leftover(NamedTuple):
     """A workspace that necrocode made and that still exists, or whose entry does: who held it, whether its directory
-    is gone, holds uncommitted work, and how many commits only its branch has."""
+    is gone, holds uncommitted work, how many commits only its branch has, and why no snapshot can save it ("": one
+    can)."""
 
     workspace: Workspace
     holder: str
     missing: bool
     dirty: bool
     ahead: int
+    unsavable: str = ""
 
 
 def list_leftovers(repository: Repository, state_root: Path) -> list[Leftover]:
@@ -60,7 +62,9 @@ def _judged(left: Leftover) -> Leftover:
             git_dir = workspace.repo.common_dir if workspace.mode == "clone" else None
             tree = git.work_tree(workspace.path, parent=tip, git_dir=git_dir)
             return left._replace(dirty=tree.dirty, ahead=len(git.commits(workspace.base, tip, cwd=root)))
-    except (GitFailed, ConfigError, WorkspaceKept):
+    except WorkspaceKept as kept:
+        return left._replace(dirty=True, unsavable=kept.reason)
+    except (GitFailed, ConfigError):
         return left._replace(dirty=True)
 
 

@@ -126,6 +126,17 @@ def test_force_saves_before_it_removes_and_leaves_the_living_alone(
     assert subprocess.run(show, cwd=repository, capture_output=True, text=True).stdout == "unsaved\nmine\n"
 
 
+def test_what_no_snapshot_can_save_stays_and_the_dry_run_says_so(cli: Cli, holder: Callable[..., Path]) -> None:
+    nested = holder("outer") / "nested"
+    subprocess.run(["git", "init", "-q", str(nested)], check=True)
+    subprocess.run(["git", "commit", "-q", "--allow-empty", "-m", "inner"], cwd=nested, check=True)
+    for args in ([], ["--force"], ["--force", "--yes"]):
+        told = things(cli, *args)["outer"]
+        assert told["do"] == "keep" and "another repository is nested in it" in told["keep"], args
+        assert "--force saves it" not in told["keep"]
+    assert cli("gc", "--yes", "--force").returncode == 0 and nested.exists()
+
+
 def test_a_workspace_in_which_somebody_stands_stays(cli: Cli, holder: Callable[..., Path]) -> None:
     path = holder("clean")
     visitor = subprocess.Popen(["sleep", "60"], cwd=path)

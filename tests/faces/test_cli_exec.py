@@ -48,6 +48,7 @@ def test_streams_and_exit_code_are_the_commands_own(cli: Cli, ledger: FileLedger
     [
         (["no-such-program"], 127, "no-such-program: No such file"),
         (["./data"], 126, "./data: Permission denied"),
+        (["./script"], 126, "./script: its interpreter /no/such/interpreter is not there"),
         (["sh", "-c", "kill -9 $$"], 137, ""),
         (["sh", "-c", "kill -TERM $$"], 143, ""),
         (["true"], 0, ""),
@@ -55,10 +56,18 @@ def test_streams_and_exit_code_are_the_commands_own(cli: Cli, ledger: FileLedger
 )
 def test_how_it_ended_is_passed_on(cli: Cli, ledger: FileLedger, command: list[str], code: int, said: str) -> None:
     (cli.where / "data").write_text("no program\n")
+    (cli.where / "script").write_text("#!/no/such/interpreter\n")
+    (cli.where / "script").chmod(0o755)
     done = cli("exec", "--", *command)
     assert (done.returncode, done.stdout) == (code, "") and said in done.stderr
     assert bool(done.stderr) is bool(said)
     assert runners(ledger) == []
+
+
+def test_a_command_without_a_name_is_a_mistake_in_the_call(cli: Cli, ledger: FileLedger) -> None:
+    done = cli("exec", "--", "")
+    assert done.returncode == 2 and "names no program" in done.stderr and "hint: " in done.stderr
+    assert list(ledger.state.events.iterdir()) == []
 
 
 def test_options_of_the_command_are_not_ours(cli: Cli) -> None:

@@ -6,7 +6,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -175,6 +175,7 @@ def _check_that_all_figures_are_the_same(cli: Cli, run: str, ours: dict[str, Any
     for name in ("wait", "conflicts", "attempts", "went wrong"):
         (line,) = re.findall(rf"^{name} +(.*)$", shown, re.MULTILINE)
         assert line in cli("report", run).stdout and line in page
+    assert re.search(r"^went wrong +1 retry$", shown, re.MULTILINE)
     assert everything["hand_over"]["samples"] == 1  # from the stranger, who is nobody's run
     assert ours["hand_over"] == everything["hand_over"]  # the stranger's end counts, though it is not of the run
     told = list(journal.read(cli.state / "events"))
@@ -201,6 +202,24 @@ def test_a_retry_goes_on_where_the_run_ended(cli: Cli) -> None:
     told = cli.json("report", run)
     assert told["wall"] < 600 and len(told["stretches"]) == 2
     assert all(0 <= one["begin"] <= one["end"] <= told["wall"] for one in told["stretches"])
+
+
+def test_waiting_for_a_slot_is_no_work_and_its_hint_names_the_limit(cli: Cli) -> None:
+    (cli.where / "tasks.toml").write_text('[[task]]\nid = "a"\ncommand = ["true"]\nworkspace = "none"\n')
+    cli("config", "set", "limit", "1")
+    ledger = FileLedger(cli.state)
+    lease = ledger.register(Request("stranger"))
+    launcher = cli.start("run", "tasks.toml")
+    long = timedelta(seconds=1)
+    wait_for(lambda: any(datetime.now(UTC) - it.record.start_time > long for it in ledger.snapshot().waiting), 60)
+    ledger.release(lease)
+    assert launcher.wait(60) == 0
+    told = cli.json("report")
+    total, phases = told["metrics"]["total"], told["seconds_by_phase"]
+    assert phases["waiting"] > 0.25 * sum(phases.values())
+    assert total["seconds"] <= told["wall"] - phases["waiting"] + 1e-3
+    (hint,) = re.findall("^HINT.*$", cli("report").stdout, re.MULTILINE)
+    assert "waiting for limit: `necrocode config set limit N`" in hint and "split" not in hint
 
 
 def test_a_run_of_many_is_read_on_a_narrow_screen(cli: Cli) -> None:

@@ -428,6 +428,15 @@ def test_authors_come_from_the_environment_then_the_config_then_a_stand_in(repos
     assert "user" not in (repository / ".git" / "config").read_text()
 
 
+@pytest.mark.parametrize("name", ["", "  ", ".,"])
+def test_an_empty_name_is_none(repository, name):
+    sh("git", "config", "user.name", name, cwd=repository)
+    (repository / "x").touch()
+    assert git.commit_all(repository, "x")
+    author = sh("git", "log", "-1", "--format=%an <%ae> %cn <%ce>", cwd=repository)
+    assert author == "necrocode <ada@example.org> necrocode <ada@example.org>"
+
+
 def test_a_nested_repository_is_not_committed_as_a_name_only(repository):
     sh("git", "init", "-q", "nested", cwd=repository)
     change(repository / "nested", "x", "x")

@@ -140,10 +140,25 @@ def test_a_prompt_needs_an_agent(repository: Path) -> None:
 
 
 def test_an_agent_that_is_neither_known_nor_a_command_line(repository: Path) -> None:
-    with pytest.raises(ConfigError, match="neither known"):
+    with pytest.raises(ConfigError, match=r"^--agent: agent 'claudius' is neither known"):
         drafted(PROMPT, repository, agent="claudius")
     with pytest.raises(ConfigError, match="quotation"):
         drafted(PROMPT, repository, agent="sh -c 'open {prompt}")
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        (PROMPT + 'agent = "AGENT"\n', "tasks.toml:4: task 'a': "),
+        ('[defaults]\nagent = "AGENT"\n' + PROMPT, "tasks.toml:2: task 'a': "),
+        (PROMPT.replace("do it", "AGENT"), "tasks.toml:1: task 'a': it has a prompt, but no agent is named"),
+    ],
+)
+def test_a_wrong_agent_is_told_where_it_stands(repository: Path, text: str, place: str) -> None:
+    for agent in ("claudius", "no-such-agent {prompt}"):
+        with pytest.raises(NecrocodeError) as told:
+            drafted(text.replace("AGENT", agent), repository)
+        assert str(told.value).startswith(place)
 
 
 @pytest.mark.parametrize(("program", "code"), [("no-such-agent", 127), ("./README.md", 126)])

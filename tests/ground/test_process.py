@@ -296,18 +296,21 @@ def test_a_broken_directory_in_the_path_hides_nothing(run: Run, tmp_path: Path) 
 
 
 def test_not_executable(run: Run, tmp_path: Path) -> None:
-    plain, empty, script = tmp_path / "plain", tmp_path / "empty", tmp_path / "script"
+    plain, empty, script = tmp_path / "plain", tmp_path / "empty", tmp_path / "a-script"
     plain.write_text("#!/bin/sh\n")
     empty.write_bytes(b"\0\1\2")
     empty.chmod(0o755)
-    script.write_text("#!/no/such/interpreter\n")
+    script.write_text("#!/no/such/interpreter -x\n")
     script.chmod(0o755)
-    for path in (plain, empty, tmp_path):
+    for path in (plain, empty, tmp_path, script):
         ended = run(str(path))
         assert (ended.exit_code, ended.why) == (126, "not_executable"), path
         assert ended.error
-    assert run(str(script)).why == "not_found"
-    assert run("true", "x" * 5_000_000).why == "not_executable", "the system's limit for one argument"
+    assert "its interpreter /no/such/interpreter is not there" in run(str(script)).error
+    assert "interpreter" in run("a-script", env={**ENVIRONMENT, "PATH": f"{tmp_path}:{ENVIRONMENT['PATH']}"}).error
+    ended = run("true", "x" * 5_000_000)
+    assert ended.why == "not_executable", "the system's limit for one argument"
+    assert "too long; put long text into a file" in ended.error
 
 
 def test_a_missing_directory_is_the_callers_mistake(run: Run, tmp_path: Path) -> None:

@@ -56,6 +56,11 @@ class Command:
         assert started.returncode == code, (started.returncode, out, said)
         return subprocess.CompletedProcess(started.args, started.returncode, out, said)
 
+    def look(self, verb: str) -> subprocess.CompletedProcess[str]:
+        argv = [sys.executable, "-m", "necrocode", "--state-dir", str(self.state), *verb.split()]
+        env = {**os.environ, "COLUMNS": "300"}
+        return subprocess.run(argv, cwd=self.where, env=env, capture_output=True, text=True, timeout=60, check=True)
+
     @property
     def begun(self) -> list[str]:
         return self.log.read_text().split()
@@ -106,6 +111,31 @@ def test_from_a_file_to_branches(command: Command) -> None:
     command.assert_at_rest()
 
 
+def test_what_no_branch_has_is_told_at_the_end(command: Command) -> None:
+    nested = "git init -q inner && cd inner && git commit -q --allow-empty -m x"
+    done = command.run(command.write({"outer": nested, "other": "touch new.txt"}))
+    place = f"{command.where}.worktrees/{command.runs[0]}-outer"
+    assert "its workspace was kept" in done.stdout and "nothing to commit" not in done.stdout
+    assert f"kept: {place}: another repository is nested in it, which no snapshot can save: inner" in done.stderr
+    assert "look into what was kept; necrocode gc shows all of it" in done.stderr
+    told = json.loads(command.run("--resume", "last", "--json").stdout)["kept"]
+    assert [(one["task_id"], one["path"]) for one in told] == [("outer", place)]
+
+
+def test_names_of_places_do_nothing_to_a_terminal(tmp_path: Path, repository: Path) -> None:
+    place = tmp_path / "odd\x1b[31m\nplace"
+    place.mkdir()
+    odd = Command(place, repository.rename(place / "repo"))
+    (odd.where / "new.txt").touch()
+    done = odd.run(odd.write({"a": "true"}))
+    assert "note: tasks do not see 1 uncommitted change" in done.stderr
+    seen = odd.look("status").stdout
+    odd.state = place / "none"
+    for told in (done.stderr, done.stdout, seen, odd.look("status").stdout):
+        assert told and "\x1b" not in told
+        assert not [line for line in told.splitlines() if line.startswith("place")]
+
+
 def test_as_json_it_is_one_document_and_nothing_else(plain: Command) -> None:
     done = plain.run(plain.write({"one": "exit 4"}, head=NO_WORKSPACE), "--json", code=1)
     said = json.loads(done.stdout)
@@ -117,7 +147,10 @@ def test_as_json_it_is_one_document_and_nothing_else(plain: Command) -> None:
 def test_a_program_that_cannot_be_started_is_the_exit_code(plain: Command, program: str, code: int) -> None:
     file = plain.tmp / "tasks.toml"
     file.write_text(f'{NO_WORKSPACE}[[task]]\nid = "t"\ncommand = ["{program}"]\n')
-    assert program in plain.run(file, code=code).stdout
+    done = plain.run(file, code=code)
+    task = f"{plain.runs[0]}/t"
+    assert program in done.stdout and f"see: necrocode why {task} " in done.stderr
+    assert plain.look("logs t").stderr == f"necrocode: {task} has printed nothing (necrocode why {task})\n"
 
 
 @pytest.mark.parametrize(
@@ -204,9 +237,10 @@ def interrupted(command: Command, times: int, number: int = signal.SIGINT) -> su
 def test_interrupted_once_it_lets_end_what_runs(plain: Command) -> None:
     with interrupted(plain, 1) as started:
         plain.go.touch()
-        out, _ = started.communicate(timeout=30)
+        out, said = started.communicate(timeout=30)
         assert started.returncode == 130
     assert sorted(plain.begun) == ["a", "b"]
+    assert said.endswith(f"go on with: necrocode run --resume {plain.runs[0]}\n")
     assert out.count("done") == 2 and "cancelled" in out
     plain.run("--resume", "last")
     assert sorted(plain.begun) == ["a", "b", "late"]
@@ -315,6 +349,51 @@ def _is_over(pid: int) -> bool:
 
     seen = stat(pid)
     return seen is None or seen.ended
+
+
+def test_a_disk_too_small_for_a_workspace_is_told_with_what_to_do(command: Command) -> None:
+    (command.where / "big").write_bytes(os.urandom(1 << 20))
+    sh("git", "add", "-A", cwd=command.where)
+    sh("git", "commit", "-qm", "big", cwd=command.where)
+    with tiny_disk(command.tmp / "disk", "500k"):
+        file = command.write({"a": "true"})
+        done = command.run(file, "--workspaces", command.tmp / "disk" / "all", code=1)
+        told = command.look("why a").stdout
+    assert "error: unable to write file big" in told and "free some space" in told
+    assert f"see: necrocode why {command.runs[0]}/a " in done.stderr
+
+
+def test_a_disk_that_is_full_at_the_start_leaves_no_run(plain: Command) -> None:
+    with tiny_disk(plain.tmp / "disk", "1m"):
+        plain.state = plain.tmp / "disk" / "state"
+        StateDir(plain.state)
+        (plain.tmp / "disk" / "filler").write_bytes(bytes(os.statvfs(plain.state).f_bavail * 4096))
+        told = plain.run(plain.write({"a": "true"}, head=NO_WORKSPACE), code=125)
+        assert "No space left" in told.stderr and "nothing was half-written" in told.stderr
+        assert plain.runs == []
+
+
+def test_what_lies_on_a_read_only_disk_may_be_looked_at(plain: Command) -> None:
+    with tiny_disk(plain.tmp / "disk", "2m"):
+        plain.state = plain.tmp / "disk" / "state"
+        plain.run(plain.write({"a": "echo said"}, head=NO_WORKSPACE))
+        subprocess.run(["mount", "-o", "remount,ro", str(plain.tmp / "disk")], check=True)
+        told = {verb: plain.look(verb).stdout for verb in ("status", "why a", "logs a", "report", "events", "metrics")}
+        assert "said" in told["logs a"] and all(told.values())
+        refused = plain.run(plain.tmp / "tasks.toml", code=125).stderr
+        assert str(plain.state) in refused and "Read-only file system" in refused and len(plain.runs) == 1
+
+
+def test_without_descriptors_it_says_what_to_raise(plain: Command) -> None:
+    file = plain.write({"a": "true"}, head=NO_WORKSPACE)
+    said = ""
+    for most in (6, 8, 12):
+        argv = ["sh", "-c", f'ulimit -n {most} && exec "$@"', "sh", *plain.argv(file)]
+        done = subprocess.run(argv, cwd=plain.where, capture_output=True, text=True, timeout=60, check=False)
+        said += done.stdout + done.stderr
+        told = "Too many open files" in done.stdout + done.stderr
+        assert not told or "raise `ulimit -n`" in done.stdout + done.stderr, (most, done.stdout, done.stderr)
+    assert "Too many open files" in said
 
 
 def test_a_state_directory_that_cannot_be_made_is_told(plain: Command) -> None:

@@ -112,6 +112,19 @@ class TestRefusing:
         os.chown(state_root, 12345, -1)
         self.refused(state_root, "belongs to user 12345")
 
+    @needs_root
+    def test_a_mode_that_does_not_let_one_write(self, state_root: Path) -> None:
+        root = StateDir(state_root / "state").root
+        state_root.chmod(0o755)
+        os.chown(root, 12345, -1)
+        root.chmod(0o500)
+        os.setresuid(12345, 12345, 0)
+        try:
+            with pytest.raises(StateUnusable, match="cannot be written: Permission denied"):
+                StateDir(root)
+        finally:
+            os.setresuid(0, 0, 0)
+
     def test_a_newer_version(self, state_root: Path) -> None:
         StateDir(state_root)
         (state_root / "VERSION").write_text("2\n")

@@ -48,7 +48,10 @@ SAMPLES = {
         "timed out after 2.0 s (limit 1.5 s)",
     ),
     "WorkspaceKept": (errors.WorkspaceKept("/w", "it has uncommitted work"), "/w was kept: it has uncommitted work"),
-    "LandingConflict": (errors.LandingConflict("main", "fix", ["a", "b"]), "fix does not go onto main: a, b"),
+    "LandingConflict": (
+        errors.LandingConflict("refs/heads/main", "refs/heads/fix", ["a", "b"]),
+        "fix and main are in conflict: both changed a, b",
+    ),
     "GitFailed": (errors.GitFailed(["git", "x"], 128, "w\nfatal: y\n"), "git x ended with 128: fatal: y"),
     "InvalidMove": (
         InvalidMove("t", Status.DONE, Status.FAILED, ["1.000 running"]),
@@ -90,5 +93,7 @@ def test_builtins_that_callers_know():
 def test_a_refusal_without_known_holders():
     assert "it is not free" in str(errors.ResourceConflictError("r1"))
     assert str(errors.GitFailed(["git"], 1, "")).endswith("no message")
+    said = "warning: w\nerror: no space\nerror: x not written\nfatal: adding files failed\n"
+    assert str(errors.GitFailed(["git"], 1, said)) == "git ended with 1: error: no space; fatal: adding files failed"
     assert str(errors.StateUnreadable("/x", "why")) == "/x: why"
     assert "no lease" in str(errors.LeaseLost("r1", ours=None))

@@ -155,6 +155,17 @@ def test_attempts_retries_losses_and_errors():
     assert (found.retries, found.lost, found.errors, found.elapsed) == (1, 1, 1, 4)
 
 
+def test_waiting_is_no_work():
+    events = [
+        granted(9, "run.t.1", 1, waited=8.0, task="t"),
+        event("attempt.started", 9, "run.t.1", "t", "run", attempt=1),
+        event("attempt.finished", 11, "run.t.1", "t", "run", attempt=1, status="done", seconds=10.0),
+        granted(9, "stranger", 2, waited=100.0),
+    ]
+    metrics = fold(events)
+    assert metrics.total.seconds == metrics.tasks["run", "t"].seconds == pytest.approx(2.0)
+
+
 def test_phases():
     passes = [("work", 2, True), ("work", 4, False), ("verify", 1, True)]
     events = [event("phase.finished", n, phase=name, seconds=s, ok=ok) for n, (name, s, ok) in enumerate(passes)]

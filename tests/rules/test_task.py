@@ -120,6 +120,7 @@ READ = TaskFile(
         jobs=4,
     ),
     "tasks.toml",
+    {"one": 3, "two": 3, "three": 37},
 )
 
 
@@ -133,7 +134,7 @@ def test_the_other_formats_say_the_same():
     yaml = pytest.importorskip("yaml")
     data = tomllib.loads(FULL)
     for format, text in (("json", json.dumps(data)), ("json", json.dumps(data, indent=2)), ("yaml", yaml.dump(data))):
-        assert parse_tasks(text, format=format, name="tasks.toml") == READ
+        assert parse_tasks(text, format=format, name="tasks.toml")[:3] == READ[:3]
 
 
 BARE = Task("a", command=("true",))
@@ -260,12 +261,21 @@ WRONG = {
     "defaults a list": (f"defaults = [3]\n{task(RUN)}", "1: defaults: must be a table, not a list"),
     "one table": (f'[task]\nid = "a"\n{RUN}', "1: task: must be a list of tasks; in TOML, each begins with [[task]]"),
     "a task a number": ("task = [3]", "1: task number 1: must be a table, not 3"),
-    "no task": ("task = []", "1: task: must be a list of tasks"),
+    "no task": ("task = []", "tasks: has no tasks; write at least one"),
+    "verify of nothing": (
+        task(f"{RUN}\nverify = [[]]"),
+        "4: task 'a': verify: must be a list of commands, not a list with an empty command",
+    ),
+    "verify of a number": (
+        task(f'{RUN}\nverify = ["ok", ["a", 3]]'),
+        "4: task 'a': verify: must be a list of commands, not a list with a command with 3",
+    ),
     "only defaults": ("[defaults]\njobs = 3", "tasks: task: must be a list of tasks"),
     "long string before": (task('prompt = """\n[[task]]\nx = 1\n"""\nqqq = 1'), "7: task 'a': qqq: unknown key"),
     "syntax": ("[[task]]\nid = = 3", "2: this is not TOML: Invalid value"),
     "key twice": ('[[task]]\nid = "a"\nid = "b"', "3: this is not TOML: Cannot overwrite a value"),
     "endless number": (task(f"{RUN}\ntimeout = {'9' * 5000}"), "this is not TOML: Exceeds the limit"),
+    "deep names": (f"{'.'.join('a' * 5000)} = 1", "tasks: it is nested too deeply"),
     "deep": (f"a = {'[' * 9000}{']' * 9000}", "it is nested too deeply"),
     "empty": ("", "tasks: the file is empty"),
     "blank": (" \n\t\n", "tasks: the file is empty"),
@@ -304,6 +314,8 @@ WRONG_ELSEWHERE = {
         '[{"id": "a", "prompt": "\\ud800"}]',
         "t:1: task 'a': prompt: has half a character",
     ),
+    "json deep lists": ("json", f'{{"task": {"[" * 400}{"]" * 400}}}', "t: it is nested too deeply"),
+    "json no task": ("json", "[]", "t: has no tasks; write at least one"),
     "json deep": ("json", "[" * 100_000, "t: it is nested too deeply"),
     "jsonl syntax": ("jsonl", '{"id": "a", "command": "x"}\n\n{"id": }', "t:3: this is not JSON"),
     "jsonl key": ("jsonl", '\n{"id": "a",  "command": "x", "q": 1}', "t:2: task 'a': q: unknown key"),
@@ -349,6 +361,16 @@ def test_all_mistakes_at_once_in_the_order_of_the_file():
         parse_tasks(text, name="t")
     places = [line.partition(": ")[0] for line in str(caught.value).splitlines()]
     assert places == ["t:4", "t:5", "t:6", "t:8", "t:9"]
+
+
+@pytest.mark.parametrize(
+    "told", ['"prompt": "\\ud800"', '"command": ["x", "\\ud800"]', '"prompt": "x", "env": {"A": "\\ud800"}']
+)
+def test_half_a_character_is_told_once(told):
+    with pytest.raises(ConfigError) as caught:
+        parse_tasks(f'[{{"id": "a", {told}}}]', format="json", name="t")
+    (line,) = str(caught.value).splitlines()
+    assert line.endswith("has half a character (a lone surrogate)")
 
 
 def test_no_more_than_twenty_are_told():

@@ -80,6 +80,7 @@ def test_branches_that_do_not_go_together_need_somebody(home: Bench) -> None:
     outcomes = home.run(home.plan(*tasks))
     assert statuses(outcomes) == {"left": DONE, "right": DONE, "both": FAILED, "next": CANCELLED}
     assert outcomes["both"].error_kind == "needs_attention" and "a.txt" in outcomes["both"].error
+    assert "are in conflict" in outcomes["both"].error and "let one come after the other" in outcomes["both"].error
     assert ("both", 1) not in home.begun
 
 
@@ -136,7 +137,10 @@ def test_a_task_that_kills_its_own_runner_is_given_up_after_three(bench: Bench) 
     outcomes = bench.run(plan := bench.plan(*tasks))
     assert bench.begun.count(("poison", 3)) == 1 and ("poison", 4) not in bench.begun
     assert {name for name, status in statuses(outcomes).items() if status is DONE} == {"t0", "t1", "t2", "t3"}
-    assert [result and result.status for result in bench.attempts(plan)["poison"]] == [Status.LOST] * 3
+    assert [result and result.status for result in bench.attempts(plan)["poison"]] == [Status.LOST] * 2 + [FAILED]
+    assert (outcomes["poison"].status, outcomes["poison"].attempt) == (FAILED, 3)
+    assert outcomes["poison"].error == "its runner died 3 times: not tried again"
+    assert statuses(bench.run(plan))["poison"] is FAILED and ("poison", 4) not in bench.begun
 
 
 # -- strangers
@@ -297,8 +301,8 @@ def test_a_task_whose_runners_all_stop_is_given_up_after_three(bench: Bench) -> 
     """Poison, whether it kills its runner or only stops it."""
     plan = bench.plan(bench.task("t", "kill -STOP $PPID; sleep 100"), heartbeat_timeout=1.0, grace=0.5)
     fleet = bench.fleet(plan)
-    assert statuses(fleet.run()) == {"t": Status.LOST} and fleet.schedule.standing("t").status is FAILED
-    assert [result and result.status for result in bench.attempts(plan)["t"]] == [Status.LOST] * 3
+    assert statuses(fleet.run()) == {"t": FAILED} and fleet.schedule.standing("t").status is FAILED
+    assert [result and result.status for result in bench.attempts(plan)["t"]] == [Status.LOST] * 2 + [FAILED]
     for folder in attempts_of_all(bench.state, plan.run_id)["t"]:
         carrier = taken_by(folder[1])
         assert carrier
@@ -440,7 +444,7 @@ def test_a_nursery_that_stays_stopped_is_replaced(bench: Bench, monkeypatch: pyt
 def test_runners_that_never_come_to_speak_are_given_up(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nursery_room, "_command", lambda root: (["false"], None))
     plan = bench.plan(bench.task("t"), jobs=1)
-    assert statuses(bench.fleet(plan).run()) == {"t": Status.LOST} and bench.begun == []
+    assert statuses(bench.fleet(plan).run()) == {"t": FAILED} and bench.begun == []
 
 
 # -- one launcher, and what earlier ones left
