@@ -24,7 +24,7 @@ def oldest() -> str:
 def installed(version: str, place: Path) -> Path:
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
     try:
-        done = subprocess.run([*pip, "--target", str(place), f"filelock{version}"], capture_output=True, timeout=60)
+        done = subprocess.run([*pip, "--target", str(place), f"filelock{version}"], capture_output=True, timeout=25)
     except subprocess.TimeoutExpired:
         pytest.skip("pip does not answer")
     if done.returncode:

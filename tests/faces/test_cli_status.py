@@ -168,9 +168,9 @@ def test_the_dashboard_on_a_terminal_keeps_to_the_screen(cli: Cli, ledger: FileL
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(cli.where)
+        fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 20, 100, 0, 0))  # before anybody looks
         argv = [sys.executable, "-m", "necrocode", "status", "--watch"]
         os.execve(sys.executable, argv, cli.environment(TERM="xterm"))
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 20, 100, 0, 0))
     try:
         said = _until_said(terminal, b"Nothing to clean")
         os.write(terminal, b"\x03")

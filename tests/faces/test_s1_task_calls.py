@@ -357,7 +357,7 @@ async def test_s1_40_waiting_work_gets_faster_with_the_limit():
         await MCPIntegrationLayer(max_concurrent_tasks=limit, executor=work).execute_multiple_task_calls(calls(6))
         return time.monotonic() - began
 
-    one, two, six = await seconds(1), await seconds(2), await seconds(6)
+    one, two, six = [min([await seconds(limit) for _ in range(3)]) for limit in (1, 2, 6)]
     assert one >= 0.6 and two < 0.8 * one and six < 0.5 * one
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from s2_runners import Runner, add, leaves_when_awaited, let_go, runners
+from stalls import unstalled
 
 from necrocode.agent_runner import (
     ParallelCoordinator,
@@ -48,9 +49,12 @@ def test_wait_estimate_from_facts(coordinator, state):
     wait_for(lambda: time.monotonic() - held > 0.4)
     for number in range(20, 23):
         coordinator.unregister_runner(f"runner-{number}")
-    for number in (1, 2, 3):
-        add(coordinator, number)
-    assert 0 < coordinator.get_wait_time() < 30
+    for scene in unstalled(0.4):
+        with scene:
+            for number in (1, 2, 3):
+                add(coordinator, number)
+            assert 0 < coordinator.get_wait_time() < 30
+        let_go(coordinator)
 
 
 @pytest.mark.parametrize(
@@ -95,11 +99,12 @@ def test_slots_over_a_lowered_limit_are_not_used_again(turn, ages, surplus, seco
 def test_the_context_beats_by_itself(state):
     """S2-16: a body much longer than the heartbeat timeout stays counted, without a call."""
     coordinator = ParallelCoordinator(state, heartbeat_timeout_seconds=0.6)
-    with ParallelExecutionContext(coordinator, "runner-1", "t", "s", "/tmp/w"):
-        started = time.monotonic()
-        while time.monotonic() - started < 1.5:
-            assert coordinator.get_concurrent_count() == 1
-            time.sleep(0.01)
+    for scene in unstalled(0.3):
+        with scene, ParallelExecutionContext(coordinator, "runner-1", "t", "s", "/tmp/w"):
+            started = time.monotonic()
+            while scene.step() - started < 1.5:
+                assert coordinator.get_concurrent_count() == 1
+                time.sleep(0.01)
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit, GeneratorExit])

@@ -10,6 +10,7 @@ import time
 
 import pytest
 import s3_work
+from stalls import longer
 
 from necrocode.concurrency import TaskStatus, Unfit, WorkerPool, WorkerPoolConfig
 from necrocode.process import marked
@@ -59,15 +60,19 @@ def test_a_worker_is_a_process_in_its_own_session(pool):
 def test_an_attempt_whose_time_is_over_is_killed_with_all_it_started(how, tmp_path):
     """S3-13, S3-07: no cooperation needed; the worker is replaced, the next task runs."""
     place = tmp_path / "pids"
-    with pool_of(task_timeout_seconds=2.0) as pool:
-        result = outcome(pool, getattr(s3_work, how), str(place))
-        assert not result.success and isinstance(result.error, TimeoutError)
-        assert result.metrics.status is TaskStatus.FAILED
-        pids = [int(pid) for pid in place.read_text().split()]
-        assert len(pids) == 2
-        until(lambda: all(is_gone(pid) for pid in pids))
-        assert outcome(pool, s3_work.double, 21).result == 42
-        assert pool.abandoned_tasks() == []
+    for clock in longer(2.0):
+        place.write_text("")
+        with pool_of(task_timeout_seconds=clock) as pool:
+            result = outcome(pool, getattr(s3_work, how), str(place))
+            assert not result.success and isinstance(result.error, TimeoutError)
+            assert result.metrics.status is TaskStatus.FAILED
+            pids = [int(pid) for pid in place.read_text().split()]
+            until(lambda pids=pids: all(is_gone(pid) for pid in pids))
+            again = outcome(pool, s3_work.double, 21)
+            assert pool.abandoned_tasks() == []
+        if len(pids) == 2 and again.result == 42:
+            return
+    pytest.fail("it never began in time")
 
 
 @pytest.mark.parametrize("how", [s3_work.die, s3_work.kill_myself])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import gc
 import os
 import resource
 import shutil
@@ -90,7 +91,7 @@ def test_one_that_is_stopped_in_line_holds_nobody_up(state_root: Path, puppet: M
 
 
 def test_whoever_gives_up_lets_go_of_the_hope_too(state_root: Path) -> None:
-    ledger = FileLedger(state_root, patience=0.5)
+    ledger = FileLedger(state_root, patience=3)
     with kept_shut(state_root) as gate:
         os.pwrite(gate, f"held 7 pid={os.getpid()} op=test".encode(), 64)
         with pytest.raises(GateTimeout, match=f"pid={os.getpid()} op=test"):
@@ -136,16 +137,17 @@ def _busy_after_giving_up(root: str) -> bytes:
 def test_giving_up_again_and_again_costs_one_thread(state_root: Path) -> None:
     ledger = FileLedger(state_root, patience=0.15)
     ledger.sweep()
+    gc.collect()  # what earlier tests dropped is closed now, not meanwhile
     before = len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
     with kept_shut(state_root):
         for _ in range(5):
             with pytest.raises(GateTimeout):
                 ledger.register(Request("a"))
         assert len(os.listdir("/proc/self/task")) <= before[1] + 1
-    wait_for(lambda: len(os.listdir("/proc/self/task")) == before[1])
+    wait_for(lambda: len(os.listdir("/proc/self/task")) <= before[1])
     assert ledger.register(Request("a")).token
     ledger.release(ledger.find("a"))
-    assert len(os.listdir("/proc/self/fd")) == before[0]
+    assert len(os.listdir("/proc/self/fd")) <= before[0]
 
 
 def test_looking_while_another_thread_comes_in_for_the_first_time(state_root: Path) -> None:

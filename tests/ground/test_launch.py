@@ -181,8 +181,11 @@ def test_every_preset_puts_the_prompt_into_an_argument(tmp_path: Path) -> None:
         assert not any("{" in argument for argument in filled(argv, place)), name  # type: ignore[arg-type]
 
 
-def test_a_launcher_that_has_only_just_begun_is_named_all_the_same(tmp_path: Path) -> None:
+def test_a_launcher_that_has_only_just_begun_is_named_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It has the lock a moment before it says who it is; what one who has ended said stands there until then."""
+    monkeypatch.setattr(launcher, "_MOMENT", 30.0)
     path = tmp_path / "launcher.json"
     ended = subprocess.Popen(["true"])
     ended.wait()

@@ -7,12 +7,14 @@ import signal
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 from fleet_bench import Bench, statuses
 
 from necrocode import crew, journal, process
+from necrocode import fleet as fleet_room
 from necrocode import nursery as nursery_room
 from necrocode.claim import Claim
 from necrocode.errors import ResourceConflictError, StateUnusable
@@ -23,6 +25,7 @@ from necrocode.order import read_result, take, taken_by, write_result
 from necrocode.outcome import Outcome, Status
 from necrocode.process.who import send
 from necrocode.remains import clear_scratch
+from necrocode.retry import Policy
 from necrocode.runs import Plan, attempt_folder, attempts_of_all
 from necrocode.statedir import mark
 from necrocode.task import Task
@@ -103,7 +106,8 @@ def test_two_tasks_on_one_named_branch_follow_each_other(home: Bench) -> None:
 # -- failing, and trying again
 
 
-def test_a_retry_holds_no_slot_while_it_waits(bench: Bench) -> None:
+def test_a_retry_holds_no_slot_while_it_waits(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fleet_room, "Policy", partial(Policy, base=5.0))  # seconds: the others begin meanwhile
     tasks = [bench.task("bad", "test $NECROCODE_ATTEMPT = 2", retries=1)]
     tasks += [bench.task(f"t{n}") for n in range(3)]
     outcomes = bench.run(bench.plan(*tasks, jobs=1))
@@ -233,7 +237,7 @@ def test_patience_with_strangers_ends(bench: Bench) -> None:
 
 def test_a_lease_that_is_fenced_from_outside_is_lost_and_done_again(home: Bench) -> None:
     plan = home.plan(home.task("t", "echo $NECROCODE_ATTEMPT > n.txt; test $NECROCODE_ATTEMPT = 2 || sleep 100"))
-    plan = plan._replace(heartbeat_timeout=1.0)
+    plan = plan._replace(heartbeat_timeout=4.0)
 
     def fence() -> None:
         wait_for(lambda: home.begun, within=30.0)
@@ -263,7 +267,7 @@ def test_a_runner_that_stays_stopped_loses_its_attempt_and_finds_that_out_when_i
     """The agent of the stopped runner is ended; its task is done by another; nothing is published twice."""
     late = bench.tmp / "late"
     script = f"test $NECROCODE_ATTEMPT = 2 || {{ sleep 100 && touch {late}; }}"
-    plan = bench.plan(bench.task("t", script), heartbeat_timeout=1.0, grace=60.0)
+    plan = bench.plan(bench.task("t", script), heartbeat_timeout=4.0, grace=60.0)
     fleet = bench.fleet(plan)
     thread, carrier = stopped_at_work(bench, plan, fleet)
     wait_for(lambda: bench.heard("finished"), within=60.0)
@@ -287,7 +291,7 @@ def fleet_words(bench: Bench, what: str) -> str:
 
 def test_a_runner_that_never_wakes_does_not_keep_its_workspace_for_ever(home: Bench) -> None:
     script = "echo $NECROCODE_ATTEMPT > n.txt; test $NECROCODE_ATTEMPT = 2 || sleep 100"
-    plan = home.plan(home.task("t", script), heartbeat_timeout=1.0, grace=1.0)
+    plan = home.plan(home.task("t", script), heartbeat_timeout=4.0, grace=1.0)
     fleet = home.fleet(plan)
     thread, carrier = stopped_at_work(home, plan, fleet)
     thread.join(90)
@@ -423,8 +427,8 @@ def test_runners_that_die_before_they_are_born_cost_no_attempt(bench: Bench) -> 
 
 
 def test_a_nursery_that_stays_stopped_is_replaced(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crew, "_BIRTH", 1.0)
-    plan = bench.plan(*(bench.task(f"t{n}") for n in range(3)), jobs=2, heartbeat_timeout=2.0)
+    monkeypatch.setattr(crew, "_BIRTH", 5.0)
+    plan = bench.plan(*(bench.task(f"t{n}") for n in range(3)), jobs=2)
     fleet = bench.fleet(plan)
     hear, stopped = fleet._listener, []
 

@@ -87,7 +87,7 @@ class TestSleepers:
         sleeper, waiter = puppet(), puppet()
         place, branch = Claim.workspace("/w/1"), Claim.branch("fix")
         claims = (Claim.file("x.py"), place, branch)
-        sleeper.do("register", Request("sleeper", claims, limit=1, heartbeat_timeout=0.6))
+        sleeper.do("register", Request("sleeper", claims, limit=1, heartbeat_timeout=5.0))
         sleeper.do("renew", "sleeper")
         sleeper.stop()
         granted = waiter.do("register", Request("waiter", (Claim.file("x.py"),), limit=1), wait=True, timeout=30)
@@ -175,14 +175,18 @@ def test_no_wake_ups_while_nothing_happens(state_root: Path, puppet: MakePuppet)
         party.begin("register", Request(f"w{at}", limit=1), wait=True)
     wait_for(lambda: len(os.listdir(state_root / "queue")) == len(parties))
 
-    def switches() -> list[list[str]]:
+    def told(word: str) -> list[list[str]]:
         status = [Path(f"/proc/{party.pid}/status").read_text().splitlines() for party in parties]
-        return [[line for line in lines if "ctxt_switches" in line] for lines in status]
+        return [[line for line in lines if word in line] for lines in status]
+
+    def switches() -> list[list[str]]:
+        return told("ctxt_switches")
 
     def settled() -> bool:
+        """They sleep: one that waits for a processor is not switched either."""
         before = switches()
         time.sleep(0.3)
-        return before == switches()
+        return all(line.split()[1] == "S" for (line,) in told("State:")) and before == switches()
 
     wait_for(settled)
     before = switches()
