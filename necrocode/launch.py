@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from importlib import resources
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from necrocode import git, workspace
@@ -85,6 +85,7 @@ def _in_repository(plan: Plan, wishes: Wishes, where: Path, notes: tuple[str, ..
         directory=wishes.directory or str(workspace.default_directory(repository)),
         claims={task.id: _claims(task, repository, where) for task in plan.tasks},
     )  # fmt: skip
+    _check_branches(plan, repository)
     return Draft(plan, (*notes, *_state_of(repository, name)))
 
 
@@ -94,6 +95,25 @@ def _state_of(repository: git.Repository, name: str) -> Iterable[str]:
         yield f"tasks do not see {changes} in {repository.root}: commit what they need"
     if name == "HEAD":
         yield "HEAD is detached: the tasks start from that commit"
+
+
+def _check_branches(plan: Plan, repository: git.Repository) -> None:
+    """Whether each task's branch can be there beside all others, and be checked out in a workspace."""
+    mine = [task for task in plan.tasks if plan.mode_of(task) != "none"]
+    out = {one.branch: one.path for one in git.work_trees(repository.common_dir) if not workspace.is_ours(one)}
+    known = dict.fromkeys(git.branches(cwd=repository.common_dir), "which is there")
+    known |= {task.branch: f"that of {task.id}" for task in mine if task.branch}
+    folders = {str(folder): name for name in known for folder in PurePosixPath(name).parents}
+    for task in mine:
+        if task.branch and task.branch in out:
+            said = f"branch {task.branch} is checked out in {out[task.branch]}"
+            raise ConfigError(said, where=f"task {task.id}", hint="name another one, or `git switch` to another there")
+        name = task.branch or f"{workspace.OURS}RUN/{task.id}"
+        above = (str(folder) for folder in PurePosixPath(name).parents)
+        if other := folders.get(name) or next((one for one in above if one in known), None):
+            said = f"there cannot be a branch {name} beside {other}, {known[other]}"
+            hint = "git keeps one as a folder of the other: choose a name that does not begin with the other's"
+            raise ConfigError(said, where=f"task {task.id}", hint=hint)
 
 
 def _claims(task: Task, repository: git.Repository, where: Path) -> tuple[Claim, ...]:
