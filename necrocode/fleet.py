@@ -167,7 +167,8 @@ class Fleet:
                 self.schedule.stop_starting(time.monotonic(), "interrupted")
             else:
                 self.schedule.abort(time.monotonic(), "interrupted")
-            self._listener("", "interrupted", {"times": self._obeyed})
+            if self._obeyed == self._interrupts:  # SIGTERM counts twice, and is told once
+                self._listener("", "interrupted", {"times": self._obeyed})
 
     def _said(self, task_id: str, said: dict[str, Any]) -> None:
         what, self._stillborn = said["said"], 0

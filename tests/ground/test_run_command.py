@@ -235,8 +235,9 @@ def test_interrupted_three_times_it_leaves_and_the_runners_go_on(plain: Command)
 
 def test_sigterm_ends_what_runs(plain: Command) -> None:
     with interrupted(plain, 1, signal.SIGTERM) as started:
-        started.communicate(timeout=30)
+        _, said = started.communicate(timeout=30)
         assert started.returncode == 143
+    assert not [line for line in said.splitlines() if line.split()[-1:] == ["interrupted"] and "cancelled" not in line]
     assert sorted(plain.begun) == ["a", "b"]
     plain.assert_at_rest()
 
