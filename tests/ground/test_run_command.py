@@ -139,6 +139,11 @@ def test_a_file_that_cannot_be_used_touches_nothing(command: Command, text: str,
     assert sh("git", "branch", cwd=command.where) == "* main"
 
 
+def test_a_file_that_is_a_pipe_is_refused_at_once(plain: Command) -> None:
+    os.mkfifo(plain.tmp / "fifo.toml")
+    assert "it is no regular file" in plain.run(plain.tmp / "fifo.toml", code=2).stderr
+
+
 def test_outside_a_repository_it_says_what_to_do(plain: Command) -> None:
     said = plain.run(plain.write({"a": "true"}), code=2).stderr
     assert "git" in said and "hint" in said and plain.begun == []
