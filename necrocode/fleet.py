@@ -17,17 +17,14 @@ from necrocode.errors import NecrocodeError, StateUnreadable, StateUnusable
 from necrocode.launcher import alone
 from necrocode.ledger.files import FileLedger
 from necrocode.order import read_result, take, taken_by, unheard, write_result
-from necrocode.outcome import Outcome, Status
+from necrocode.outcome import FINAL_ERRORS, Outcome, Status
 from necrocode.remains import clear_done, clear_scratch
 from necrocode.retry import Policy
-from necrocode.runs import Plan, attempt_folder, attempts_of_all, run_folder
+from necrocode.runs import Plan, asked_anew, attempt_folder, attempts_of_all, run_folder
 from necrocode.schedule import Behind, Entry, GiveUp, Schedule, Start, Stop
 from necrocode.statedir import mark, put, to_json, told
 from necrocode.task import Task
 from necrocode.vigil import Vigil, is_gone
-
-_FINAL_ERRORS = ("not_found", "not_executable", "needs_attention")
-"""Why another attempt would end the same way."""
 
 _STILLBORN = 16
 """Runners in a row that may die without a word until the attempts they were given count as lost."""
@@ -241,7 +238,7 @@ class Fleet:
             return self.schedule.lost(task_id, now)
         if outcome.status is Status.CANCELLED and self.schedule.standing(task_id).status is Status.RUNNING:
             self.schedule.cancel(task_id, now, outcome.error)  # somebody else stopped it
-        retry = outcome.error_kind not in _FINAL_ERRORS
+        retry = outcome.error_kind not in FINAL_ERRORS
         return self.schedule.failed(task_id, outcome.error, now, retry=retry)
 
     # ---- the dead and the adopted
@@ -297,15 +294,15 @@ class Fleet:
         if not known:
             return self._tell("run.started", tasks=len(self.plan.tasks), limit=self.plan.jobs)
         for task in self.plan.tasks:
-            for number, folder in known.get(task.id, ()):
-                self._replay(task.id, number, folder)
+            came = [(number, folder, self._result(folder)) for number, folder in known.get(task.id, ())]
+            for attempt in came[asked_anew([outcome for _, _, outcome in came], task.retries) :]:
+                self._replay(task.id, *attempt)
         done = self.schedule.count(Status.DONE)
         return self._tell(
             "run.resumed", adopted=len(self._crew.running), done=done, requeued=self.schedule.count(Status.WAITING)
         )
 
-    def _replay(self, task_id: str, number: int, folder: Path) -> None:
-        outcome = self._result(folder)
+    def _replay(self, task_id: str, number: int, folder: Path, outcome: Outcome | None) -> None:
         if self.schedule.standing(task_id).status is not Status.WAITING:
             return None
         if outcome is None and not self._was_begun(task_id, folder):
