@@ -57,6 +57,10 @@ class Door:
         except OSError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
+    def note(self, text: str) -> None:
+        """What one should know beside the answer."""
+        self.say(f"note: {text}")
+
     @property
     def root(self) -> Path:
         """Where the state directory is or would be. Raises ConfigError for a configuration file that is none."""

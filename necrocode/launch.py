@@ -58,7 +58,7 @@ def draft(file: TaskFile, wishes: Wishes, where: Path) -> Draft:
     """The plan for a task file, to be run on the repository at `where`.
 
     Raises ConfigError for what cannot be run as it is written, AgentMissing for an agent that is not there."""
-    tasks, notes = _chosen(file.tasks, wishes.only)
+    tasks, notes = chosen(file.tasks, wishes.only)
     tasks = tuple(_with_wishes(task, wishes) for task in tasks)
     mode = wishes.mode or file.defaults.workspace or "worktree"
     agents = _agents(tasks)
@@ -135,20 +135,54 @@ def _plain_claims(tasks: Iterable[Task], where: Path) -> Mapping[str, tuple[Clai
     return {task.id: _claims(task, repository, where) for task in tasks}
 
 
-def _chosen(tasks: tuple[Task, ...], only: Collection[str]) -> tuple[tuple[Task, ...], tuple[str, ...]]:
-    """The tasks that were asked for; what they come after outside of these counts as done, and is told."""
+def chosen(
+    tasks: tuple[Task, ...], only: Collection[str], done: Collection[str] = ()
+) -> tuple[tuple[Task, ...], tuple[str, ...]]:
+    """The tasks that were asked for, and those in `done`; what they come after outside of these counts as done, and is
+    told."""
     known = {task.id for task in tasks}
     if unknown := [name for name in only if name not in known]:
         raise ConfigError(
-            f"--only names {', '.join(unknown)}, which is not in the file",
+            f"--only names {', '.join(unknown)}, which is not among the tasks",
             hint=f"its tasks: {', '.join(sorted(known))}",
         )
     if not only:
         return tasks, ()
-    chosen = tuple(task for task in tasks if task.id in only)
-    left_out = sorted({other for task in chosen for other in task.after if other not in only})
-    kept = tuple(task._replace(after=tuple(other for other in task.after if other in only)) for task in chosen)
-    return kept, (f"taken as done, because they are not among --only: {', '.join(left_out)}",) if left_out else ()
+    there = {*only, *done}
+    kept = [task for task in tasks if task.id in there]
+    left_out = sorted({other for task in kept if task.id not in done for other in task.after if other not in there})
+    narrow = tuple(task._replace(after=tuple(other for other in task.after if other in there)) for task in kept)
+    return narrow, (f"taken as done, because they are not among --only: {', '.join(left_out)}",) if left_out else ()
+
+
+SAID_ANEW = ("jobs", "timeout", "patience", "fail_fast", "grace", "keep_workspaces")
+"""What may be said when a run is taken up, for the attempts that begin then; all else stands in its plan."""
+
+
+def said_anew(plan: Plan, said: Mapping[str, Any]) -> Plan:
+    """The plan of an earlier run with what is said of SAID_ANEW now; None is not said."""
+    now = {key: said[key] for key in SAID_ANEW if said.get(key) is not None}
+    if (timeout := now.pop("timeout", None)) is not None:
+        now["tasks"] = tuple(task._replace(timeout=timeout) for task in plan.tasks)
+    return plan._replace(**now)
+
+
+def differences(plan: Plan, file: TaskFile, wishes: Wishes) -> list[str]:
+    """In what the task file is no longer what the plan was made of: tasks, each with what differs."""
+    now = {task.id: _with_wishes(task, wishes) for task in file.tasks}
+    ids = {task.id for task in plan.tasks}
+    told = [f"{task_id} (not in the run)" for task_id in now if task_id not in ids]
+    for task in plan.tasks:
+        if task.id not in now:
+            told.append(f"{task.id} (not in the file)")
+        elif other := _other_fields(task, now[task.id], ids):
+            told.append(f"{task.id} ({', '.join(other)})")
+    return told
+
+
+def _other_fields(task: Task, now: Task, ids: Collection[str]) -> list[str]:
+    now = now._replace(after=tuple(other for other in now.after if other in ids))  # as --only had left them out
+    return [key for key, was in task._asdict().items() if was != getattr(now, key)]
 
 
 def _with_wishes(task: Task, wishes: Wishes) -> Task:
