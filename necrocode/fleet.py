@@ -70,7 +70,7 @@ class Fleet:
         self._crew.wake()
 
     def run(self) -> dict[str, Outcome]:
-        """Follow the run to its end; the last outcome of each task. Raises ResourceConflictError when somebody else
+        """Follow the run to its end; the last outcome of each task. Raises Refused when somebody else
         is already launching it."""
         with alone(self._state, self.plan.run_id):
             began = time.monotonic()

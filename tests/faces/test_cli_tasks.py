@@ -235,6 +235,12 @@ def test_stop_what_a_killed_launcher_and_a_killed_runner_left(cli: Cli, run: str
     assert "nobody follows its run now" in cli("why", f"{run}/second").stdout
 
 
+def test_who_follows_a_run_already_is_named_with_what_to_do(cli: Cli, run: str) -> None:
+    done = cli("run", "--resume", run)
+    assert done.returncode == 75 and f"run {run} is followed already, by pid {cli.started[0].pid} on " in done.stderr
+    assert f"necrocode wait {run}" in done.stderr and "slot" not in done.stderr
+
+
 def scratch_of(cli: Cli, run: str, attempt: str) -> list[str]:
     folder = cli.state / "runs" / run / attempt
     return scratch.remains(folder, taken_by(folder))
