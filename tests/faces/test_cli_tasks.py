@@ -235,6 +235,18 @@ def test_stop_what_a_killed_launcher_and_a_killed_runner_left(cli: Cli, run: str
     assert "nobody follows its run now" in cli("why", f"{run}/second").stdout
 
 
+def test_a_launcher_that_ends_by_itself_is_not_said_to_be_ended_by_force(cli: Cli, tmp_path: Path) -> None:
+    deaf = f"trap '' TERM; touch {tmp_path}/begun; while :; do sleep 0.1; done"
+    tasks = tmp_path / "deaf.toml"
+    tasks.write_text(f'[[task]]\nid = "deaf"\nworkspace = "none"\ncommand = ["sh", "-c", "{deaf}"]\n')
+    launcher = cli.start("run", str(tasks))
+    until((tmp_path / "begun").exists)
+    run_id = runs(FileLedger(cli.state).state)[0]
+    told = {one["name"]: one["how"] for one in cli.json("stop", run_id, "--grace", "0.3")["stopped"]}
+    assert told == {f"launcher of {run_id}": "asked", f"{run_id}.deaf.1": "killed"}
+    assert launcher.wait(30) == 143
+
+
 def test_who_follows_a_run_already_is_named_with_what_to_do(cli: Cli, run: str) -> None:
     done = cli("run", "--resume", run)
     assert done.returncode == 75 and f"run {run} is followed already, by pid {cli.started[0].pid} on " in done.stderr
