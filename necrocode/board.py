@@ -107,10 +107,20 @@ def _to_clean(root: Path, snapshot: Snapshot | Nobody, now: float) -> dict[str, 
     counts = {
         "dead lease": dead,
         "dead waiter": waiters,
-        "quarantined file": len(os.listdir(root / "quarantine")),
-        "old run": sum(entry.stat().st_mtime < now - KEEP_SECONDS for entry in os.scandir(root / "runs")),
+        "old quarantined file": len(_older(root / "quarantine", now - KEEP_SECONDS)),
+        "old events file": len(_older(root / "events", now - KEEP_SECONDS)),
+        "old run": sum(not _newer(run, now - KEEP_SECONDS) for run in _older(root / "runs", now - KEEP_SECONDS)),
     }
     return {kind: count for kind, count in counts.items() if count}
+
+
+def _older(folder: Path, than: float) -> list[Path]:
+    return [Path(entry.path) for entry in os.scandir(folder) if entry.stat(follow_symlinks=False).st_mtime < than]
+
+
+def _newer(folder: Path, than: float) -> bool:
+    """Whether something in it has been written since, as `gc` judges the age of a run."""
+    return any(path.lstat().st_mtime >= than for path in folder.glob("*"))
 
 
 # -- as facts

@@ -200,7 +200,7 @@ def _figures(board: Board, width: int) -> list[str]:
 
 def _footer(board: Board) -> str:
     if not board.to_clean:
-        return "Nothing to clean."
+        return "Nothing to clean among leases, runs and events.  For workspaces: necrocode gc"
     things = ", ".join(counted(count, kind) for kind, count in board.to_clean.items())
     return f"To clean: {things}.  necrocode gc"
 

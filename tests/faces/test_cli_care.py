@@ -255,6 +255,23 @@ def test_a_directory_that_cannot_be_made_is_found(cli: Cli) -> None:
     assert not found["ok"] and found["fix"]
 
 
+def test_what_status_says_is_to_be_cleaned_gc_would_remove(cli: Cli, ledger: FileLedger) -> None:
+    state = ledger.state
+    for name in ("run-old", "run-used"):
+        (state.runs / name).mkdir()
+        (state.runs / name / "plan.json").write_text("{}")
+        age(state.runs / name)
+    (state.runs / "run-used" / "plan.json").write_text("{ }")
+    for place in (state.quarantine_folder / "bad", state.events / "2001-01-01.jsonl"):
+        place.write_text("")
+        age(place)
+    (state.quarantine_folder / "fresh").write_text("")
+    assert sorted(things(cli)) == ["2001-01-01.jsonl", "bad", "run-old"]
+    assert cli.json("status")["to_clean"] == {"old quarantined file": 1, "old events file": 1, "old run": 1}
+    cli("gc", "--yes")
+    assert "Nothing to clean among leases, runs and events." in cli("status").stdout
+
+
 def test_few_descriptors_are_found(cli: Cli, ledger: FileLedger) -> None:
     argv = ["sh", "-c", 'ulimit -n 256; exec "$@"', "sh", sys.executable, "-m", "necrocode", "doctor"]
     done = subprocess.run(argv, env=cli.environment(), cwd=cli.where, capture_output=True, text=True, timeout=60)
