@@ -79,7 +79,9 @@ class Door:
 
     def existing(self) -> StateDir | None:
         """The state directory, or None where there is none yet: looking must not make one. Raises StateUnusable."""
-        return self.state() if (self.root / "VERSION").exists() else None
+        from necrocode.statedir import is_there
+
+        return self.state() if is_there(self.root) else None
 
     def ledger(self) -> FileLedger:
         """The ledger in the state directory. Raises StateUnusable."""
