@@ -151,6 +151,7 @@ def _runner_facts(seen: Sighting, at: datetime) -> dict[str, Any]:
     return {
         **_who(seen.record), "token": seen.token, "state": seen.state, "liveness": seen.liveness,
         "silent_seconds": seen.silent, "publishing": seen.publishing, "since": seen.record.start_time,
+        "orphaned": seen.orphaned,
         "age_seconds": (at - seen.record.start_time).total_seconds(), "waited_seconds": seen.record.waited_seconds,
         "slot": seen.record.slot, "claims": seen.record.claims,
     }  # fmt: skip
@@ -184,6 +185,17 @@ def wish(waiter: Waiting) -> str:
         return f"a slot{whose} ({waiter.live} of {waiter.limit})"
     claims = dict.fromkeys(str(holder.wanted or holder.claim) for holder in waiter.blockers if holder.claim)
     return ", ".join(claims) or ("its turn" if waiter.reason in ("queue", "turn") else waiter.reason)
+
+
+def left_behind(seen: Sighting) -> str:
+    """What is to be said of one whose process has ended while others keep its lease."""
+    name, run_id = seen.record.runner_id, seen.record.details.get("run_id", "")
+    pid = f" (pid {seen.record.holder.pid})" if seen.record.holder else ""
+    resume = f", or necrocode run --resume {run_id}" if run_id else ""
+    return (
+        f"its program has ended{pid}; processes that it started go on and keep what it holds: "
+        f"necrocode stop {name}{resume}"
+    )
 
 
 def held_by(waiter: Waiting) -> str:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from necrocode import cleaning, journal, machine, process, runs
+from necrocode.board import left_behind
 from necrocode.errors import ConfigError, NecrocodeError, StateUnreadable, StateUnusable
 from necrocode.ledger.files import FileLedger
 from necrocode.ledger.terms import read_terms
@@ -288,7 +289,9 @@ def _leases(ledger: FileLedger) -> Iterator[Finding]:
         yield Finding("leases", False, said, "necrocode gc --yes", ledger.sweep)
     for seen in snapshot.runners:
         name = seen.record.runner_id
-        if seen.liveness != "dead" and (seen.liveness == "silent" or seen.state == "fenced"):
+        if seen.orphaned:
+            yield Finding("leases", False, f"{name}: {left_behind(seen)}", f"necrocode stop {name}")
+        elif seen.liveness != "dead" and (seen.liveness == "silent" or seen.state == "fenced"):
             silent = f"has given no heartbeat for {duration(seen.silent or 0.0)}"
             yield Finding("leases", False, f"{name} {silent}, but lives", f"necrocode stop {name}")
     if not dead:

@@ -22,7 +22,8 @@ _TRIES = 5
 
 class Sighting(NamedTuple):
     """One runner as it was seen: its record (with the last heartbeat filled in), token, and liveness (alive, silent,
-    dead); `state` is running or fenced."""
+    dead); `state` is running or fenced. `orphaned`: its process has provably ended, and others that inherited its
+    lifeline keep the lease."""
 
     record: RunnerInstance
     token: int
@@ -30,6 +31,7 @@ class Sighting(NamedTuple):
     state: str
     silent: float | None = None
     publishing: bool = False
+    orphaned: bool = False
 
     @property
     def counts(self) -> bool:
@@ -141,6 +143,7 @@ def _sighting(state: StateDir, name: LeaseName, record: RunnerInstance, folder: 
         running,
         seen.silent,
         seen.publishing is not None,
+        bool(seen.held and record.tree and record.holder and process.is_gone(record.holder)),
     )
 
 
