@@ -107,10 +107,20 @@ def _to_clean(root: Path, snapshot: Snapshot | Nobody, now: float) -> dict[str, 
     counts = {
         "dead lease": dead,
         "dead waiter": waiters,
-        "quarantined file": len(os.listdir(root / "quarantine")),
-        "old run": sum(entry.stat().st_mtime < now - KEEP_SECONDS for entry in os.scandir(root / "runs")),
+        "old quarantined file": len(_older(root / "quarantine", now - KEEP_SECONDS)),
+        "old events file": len(_older(root / "events", now - KEEP_SECONDS)),
+        "old run": sum(not _newer(run, now - KEEP_SECONDS) for run in _older(root / "runs", now - KEEP_SECONDS)),
     }
     return {kind: count for kind, count in counts.items() if count}
+
+
+def _older(folder: Path, than: float) -> list[Path]:
+    return [Path(entry.path) for entry in os.scandir(folder) if entry.stat(follow_symlinks=False).st_mtime < than]
+
+
+def _newer(folder: Path, than: float) -> bool:
+    """Whether something in it has been written since, as `gc` judges the age of a run."""
+    return any(path.lstat().st_mtime >= than for path in folder.glob("*"))
 
 
 # -- as facts
@@ -141,7 +151,7 @@ def _runner_facts(seen: Sighting) -> dict[str, Any]:
     return {
         **_who(seen.record), "token": seen.token, "state": seen.state, "liveness": seen.liveness,
         "silent_seconds": seen.silent, "publishing": seen.publishing, "since": seen.record.start_time,
-        "age_seconds": seen.age, "waited_seconds": seen.record.waited_seconds,
+        "orphaned": seen.orphaned, "age_seconds": seen.age, "waited_seconds": seen.record.waited_seconds,
         "slot": seen.record.slot, "claims": seen.record.claims,
     }  # fmt: skip
 
@@ -174,6 +184,17 @@ def wish(waiter: Waiting) -> str:
         return f"a slot{whose} ({waiter.live} of {waiter.limit})"
     claims = dict.fromkeys(str(holder.wanted or holder.claim) for holder in waiter.blockers if holder.claim)
     return ", ".join(claims) or ("its turn" if waiter.reason in ("queue", "turn") else waiter.reason)
+
+
+def left_behind(seen: Sighting) -> str:
+    """What is to be said of one whose process has ended while others keep its lease."""
+    name, run_id = seen.record.runner_id, seen.record.details.get("run_id", "")
+    pid = f" (pid {seen.record.holder.pid})" if seen.record.holder else ""
+    resume = f", or necrocode run --resume {run_id}" if run_id else ""
+    return (
+        f"its program has ended{pid}; processes that it started go on and keep what it holds: "
+        f"necrocode stop {name}{resume}"
+    )
 
 
 def held_by(waiter: Waiting) -> str:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import os
 import platform
-import resource
 import shutil
 import sys
 import tempfile
@@ -14,18 +12,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
-from necrocode import cleaning, git, journal, process
-from necrocode.errors import NecrocodeError, StateUnreadable, StateUnusable
+from necrocode import cleaning, journal, machine, process, runs
+from necrocode.board import left_behind
+from necrocode.errors import ConfigError, NecrocodeError, StateUnreadable, StateUnusable
 from necrocode.ledger.files import FileLedger
 from necrocode.ledger.terms import read_terms
+from necrocode.machine import Finding
 from necrocode.mounts import filesystem, refuse_remote
 from necrocode.screen import counted, duration
-from necrocode.statedir import UNSHARED, StateDir
+from necrocode.statedir import FOLDERS, FORMAT, UNSHARED, StateDir, is_there, put
 
-_LIBRARIES = {"filelock": (4, 0, 12), "psutil": (5, 9, 8), "pydantic": (2, 7), "click": (8, 1, 7), "rich": (13, 7)}
-_FILES = 1024
 _FREE = 100 << 20
 _PATIENCE = 2.0
 _TRY_LOCK = """\
@@ -39,32 +36,20 @@ with open(sys.argv[1]) as file:
 _HELD = 3
 
 
-class Finding(NamedTuple):
-    """One thing that was looked at: its name, whether it is well, what was seen, and the command that puts it right.
-
-    `mend` does what `doctor --fix` may do by itself."""
-
-    name: str
-    ok: bool
-    said: str
-    fix: str = ""
-    mend: Callable[[], object] | None = None
-
-
 def check(root: Path, where: Path) -> Iterator[Finding]:
     """All findings for the state directory at `root`, and for the repository at `where`. Only looks."""
     yield Finding("python", True, f"{platform.python_version()} on {platform.system()} {platform.release()}")
-    yield from _each("git", lambda: _git(where))
-    yield from _each("libraries", _libraries)
-    yield from _each("descriptors", _descriptors)
-    yield from _each("inotify", _inotify)
-    if not (root / "VERSION").exists():
-        yield from _each("state directory", lambda: _missing(root))
-        return
+    yield from _each("git", lambda: machine.of_git(where))
+    yield from _each("libraries", machine.libraries)
+    yield from _each("descriptors", machine.descriptors)
+    yield from _each("inotify", machine.inotify)
     try:
-        state = StateDir(root)
+        state = StateDir(root) if is_there(root) else None
     except StateUnusable as error:
-        yield Finding("state directory", False, str(error), error.hint, _chmod(root))
+        yield Finding("state directory", False, str(error), error.hint, _chmod(root) or _version(root, error))
+        return
+    if state is None:
+        yield from _each("state directory", lambda: _missing(root))
         return
     yield Finding("state directory", True, f"{root}, format {state.version}")
     yield from _of_state(state, where)
@@ -73,11 +58,12 @@ def check(root: Path, where: Path) -> Iterator[Finding]:
 def _of_state(state: StateDir, where: Path) -> Iterator[Finding]:
     ledger = FileLedger(state, patience=_PATIENCE)
     for name, look in (
-        ("file system", lambda: _file_system(state)), ("locks", lambda: _locks(state)),
-        ("pipes", lambda: _pipes(state)), ("space", lambda: _space(state)), ("gate", lambda: _gate(state)),
-        ("clock", lambda: _clock(state)), ("settings", lambda: _settings(ledger)),
-        ("records", lambda: _records(ledger)), ("quarantine", lambda: _quarantine(state)),
-        ("leases", lambda: _leases(ledger)), ("left over", lambda: _left_over(ledger, where)),
+        ("file system", lambda: _file_system(state)), ("folders", lambda: _folders(state)),
+        ("locks", lambda: _locks(state)), ("pipes", lambda: _pipes(state)), ("space", lambda: _space(state)),
+        ("gate", lambda: _gate(state)), ("clock", lambda: _clock(state)), ("settings", lambda: _settings(ledger)),
+        ("records", lambda: _records(ledger)), ("plans", lambda: _plans(state)),
+        ("quarantine", lambda: _quarantine(state)), ("leases", lambda: _leases(ledger)),
+        ("left over", lambda: _left_over(ledger, where)),
     ):  # fmt: skip
         yield from _each(name, look)
 
@@ -92,73 +78,13 @@ def _each(name: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]
         yield Finding(name, False, f"could not be looked at: {error}")
 
 
-# -- the machine
-
-
-def _git(where: Path) -> Iterator[Finding]:
-    said = git.run("version", cwd="/").stdout.strip().removeprefix("git version ")
-    version = _numbers(said)
-    oldest = ".".join(map(str, git.OLDEST))
-    if version < git.OLDEST:
-        yield Finding("git", False, f"{said} is too old: {oldest} or newer is needed", "apt install git")
-    else:
-        yield Finding("git", True, f"{said}, with work trees")
-    for lock in git.old_locks(where):
-        yield Finding("git", False, f"{lock.name} is of a git that was killed, or hangs", f"rm '{lock}' when none runs")
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    found = []
-    for part in text.replace("-", ".").split("."):
-        if not part.isdigit():
-            break
-        found.append(int(part))
-    return tuple(found)
-
-
-def _libraries() -> Iterator[Finding]:
-    from importlib.metadata import PackageNotFoundError, version
-
-    told = []
-    for name, least in _LIBRARIES.items():
-        wanted = ".".join(map(str, least))
-        try:
-            found = version(name)
-        except PackageNotFoundError:
-            yield Finding(name, False, "is not installed", f"pip install '{name}>={wanted}'")
-            continue
-        if _numbers(found) < least:
-            yield Finding(name, False, f"{found} is older than {wanted}", f"pip install -U '{name}>={wanted}'")
-        else:
-            told.append(f"{name} {found}")
-    yield Finding("libraries", True, ", ".join(told))
-
-
-def _descriptors() -> Iterator[Finding]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = min(4 * _FILES, hard) if hard != resource.RLIM_INFINITY else 4 * _FILES
-    ok = soft == resource.RLIM_INFINITY or soft >= _FILES
-    yield Finding("descriptors", ok, f"{soft} open files for each process", "" if ok else f"ulimit -n {most}")
-
-
-def _inotify() -> Iterator[Finding]:
-    if sys.platform != "linux":
-        yield Finding("inotify", True, "not on this system; waiters look by themselves")
-        return
-    most = Path("/proc/sys/fs/inotify/max_user_instances").read_text().strip()
-    descriptor = ctypes.CDLL(None, use_errno=True).inotify_init1(os.O_CLOEXEC)
-    if descriptor < 0:
-        fix = "sysctl fs.inotify.max_user_instances=1024"
-        yield Finding("inotify", False, f"all {most} instances are in use: deaths are noticed seconds later", fix)
-        return
-    os.close(descriptor)
-    yield Finding("inotify", True, f"{most} instances for each user")
-
-
 # -- the state directory
 
 
 def _missing(root: Path) -> Iterator[Finding]:
+    if root.exists():
+        yield Finding("state directory", True, f"{root} is empty, and can be used")
+        return
     above = next(place for place in root.parents if place.exists())
     refuse_remote(above)
     try:
@@ -172,8 +98,32 @@ def _missing(root: Path) -> Iterator[Finding]:
 
 def _chmod(root: Path) -> Callable[[], object] | None:
     found = root.stat()
-    loose = found.st_uid == os.geteuid() and found.st_mode & 0o022
+    loose = root.is_dir() and found.st_uid == os.geteuid() and found.st_mode & 0o022
     return (lambda: root.chmod(0o700)) if loose else None
+
+
+def _version(root: Path, error: StateUnusable) -> Callable[[], object] | None:
+    path = root / "VERSION"
+    if error.path != str(path) or path.exists():
+        return None
+    return lambda: put(path, f"{FORMAT}\n".encode(), durable=True)
+
+
+def _folders(state: StateDir) -> Iterator[Finding]:
+    """Whether all of them can be read and written: each is needed by some command."""
+    shut = [name for name in FOLDERS if not os.access(state.root / name, os.R_OK | os.W_OK | os.X_OK)]
+    if shut:
+        mode = 0o2770 if state.shared_by_group else 0o700
+        paths = [state.root / name for name in shut]
+        fix = f"chmod {mode:o} {' '.join(map(str, paths))}"
+        yield Finding("folders", False, f"not yours to write: {', '.join(shut)}", fix, lambda: _opened(paths, mode))
+    else:
+        yield Finding("folders", True, "all can be written")
+
+
+def _opened(folders: list[Path], mode: int) -> None:
+    for folder in folders:
+        folder.chmod(mode)
 
 
 def _file_system(state: StateDir) -> Iterator[Finding]:
@@ -294,6 +244,33 @@ def _records(ledger: FileLedger) -> Iterator[Finding]:
         yield Finding("records", True, "all can be read")
 
 
+def _plans(state: StateDir) -> Iterator[Finding]:
+    broken = {run_id: error for run_id in runs.runs(state) if (error := _unreadable(state, run_id))}
+    if broken:
+        said = f"of {counted(len(broken), 'run')} cannot be read: {', '.join(list(broken)[:5])}"
+        fix = "necrocode doctor --fix moves them to quarantine; what was done is on the branches"
+        yield Finding("plans", False, said, fix, lambda: _put_aside(state, broken))
+    else:
+        yield Finding("plans", True, "all can be read")
+
+
+def _unreadable(state: StateDir, run_id: str) -> StateUnreadable | None:
+    try:
+        runs.Plan.load(state, run_id)
+    except StateUnreadable as error:
+        return error
+    except ConfigError:  # it went meanwhile
+        return None
+    return None
+
+
+def _put_aside(state: StateDir, broken: dict[str, StateUnreadable]) -> None:
+    for run_id, error in broken.items():
+        moved = state.quarantine(Path(error.path))
+        facts = {"file": error.path, "reason": str(error), "moved_to": moved}
+        journal.append(state.events, [journal.make("record.quarantined", run_id=run_id, **facts)])
+
+
 def _quarantine(state: StateDir) -> Iterator[Finding]:
     found = sorted(os.listdir(state.quarantine_folder))
     if found:
@@ -311,8 +288,10 @@ def _leases(ledger: FileLedger) -> Iterator[Finding]:
         said = f"left by the dead: {', '.join(dead[:5])}"
         yield Finding("leases", False, said, "necrocode gc --yes", ledger.sweep)
     for seen in snapshot.runners:
-        if seen.liveness != "dead" and (seen.liveness == "silent" or seen.state == "fenced"):
-            name = seen.record.runner_id
+        name = seen.record.runner_id
+        if seen.orphaned:
+            yield Finding("leases", False, f"{name}: {left_behind(seen)}", f"necrocode stop {name}")
+        elif seen.liveness != "dead" and (seen.liveness == "silent" or seen.state == "fenced"):
             silent = f"has given no heartbeat for {duration(seen.silent or 0.0)}"
             yield Finding("leases", False, f"{name} {silent}, but lives", f"necrocode stop {name}")
     if not dead:

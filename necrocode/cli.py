@@ -171,7 +171,7 @@ def _told_usage(error: click.ClickException, door: Door, args: Sequence[str]) ->
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         error.show()
         return 2
-    message = error.format_message()
+    message = error.format_message().replace("\n\t", " ")  # click puts each choice on a line of its own
     _say_error(message, hint, 2)
     if _wants_json(door, args):
         _emit_error(door, "UsageError", message, hint, 2, {})

@@ -57,6 +57,12 @@ class Door:
         except OSError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
+    def note(self, text: str) -> None:
+        """What one should know beside the answer."""
+        from necrocode.screen import clean
+
+        self.say(f"note: {clean(text)}")
+
     @property
     def root(self) -> Path:
         """Where the state directory is or would be. Raises ConfigError for a configuration file that is none."""
@@ -75,7 +81,9 @@ class Door:
 
     def existing(self) -> StateDir | None:
         """The state directory, or None where there is none yet: looking must not make one. Raises StateUnusable."""
-        return self.state() if (self.root / "VERSION").exists() else None
+        from necrocode.statedir import is_there
+
+        return self.state() if is_there(self.root) else None
 
     def ledger(self) -> FileLedger:
         """The ledger in the state directory. Raises StateUnusable."""

@@ -89,11 +89,12 @@ class ResourceConflictError(Refused, RuntimeError):
     ) -> None:
         held = "; ".join(str(blocker) for blocker in blockers) or "it is not free"
         after = f" after {waited:.1f} s" if waited else ""
-        super().__init__(
-            f"{runner_id} was refused{after} ({reason}): {held}",
-            runner_id=runner_id, reason=reason, blockers=blockers, waited=waited,
-            hint="wait for the holder (wait=True, --wait) or ask for something else",
-        )  # fmt: skip
+        said = f"{runner_id} was refused{after} ({reason}): {held}"
+        hint = "wait for the holder (wait=True, --wait) or ask for something else"
+        if reason == "duplicate":
+            said = f"the name {runner_id} is taken{''.join(f' by {blocker.facts}' for blocker in blockers)}"
+            hint = f"use another name, or wait until that one has ended: necrocode wait {runner_id}"
+        super().__init__(said, runner_id=runner_id, reason=reason, blockers=blockers, waited=waited, hint=hint)
 
     @property
     def conflicts(self) -> list[str]:

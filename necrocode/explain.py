@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from necrocode import journal, lookup, runs
-from necrocode.board import wish
+from necrocode.board import left_behind, wish
 from necrocode.errors import StateUnreadable
 from necrocode.event import Event
 from necrocode.ledger.files import FileLedger
@@ -24,7 +24,7 @@ _QUIET = ("resources.sampled", "phase.finished", "lease.published", "artifacts.r
 
 
 class Answer(NamedTuple):
-    """`state` is waiting, running, fenced, gone, or a final status; `sentences` say why, the first in short.
+    """`state` is waiting, running, orphaned, fenced, gone, or a final status; `sentences` say why, the first in short.
 
     `runner` and `waiter` are what was seen of it now, `outcome` how its last attempt ended, `story` what was told."""
 
@@ -82,6 +82,8 @@ def _of_runner(snapshot: Snapshot, found: Found, runner_id: str, story: list[Eve
     runner = next((seen for seen in snapshot.runners if seen.record.runner_id == runner_id), None)
     if waiter is None and runner is None:
         return None
+    if runner and runner.orphaned:
+        return Answer(found, "orphaned", (left_behind(runner), _held(runner)), runner, story=tuple(story))
     sentences = [*(_why_it_waits(waiter) if waiter else ()), *(_what_it_holds(runner, story) if runner else ())]
     state = "waiting" if waiter else runner.state if runner else ""
     return Answer(found, state, tuple(sentences), runner, waiter, story=tuple(story))
@@ -111,7 +113,11 @@ def _what_it_holds(seen: Sighting, story: list[Event]) -> Iterator[str]:
         yield "its process has ended; the lease goes with the next move, or `necrocode gc --yes`"
     if seen.liveness == "silent":
         yield f"no heartbeat for {duration(seen.silent or 0.0)}"
-    yield f"holds {', '.join(map(str, record.claims)) or 'nothing'}" + (" and a slot" if record.slot else "")
+    yield _held(seen)
+
+
+def _held(seen: Sighting) -> str:
+    return f"holds {', '.join(map(str, seen.record.claims)) or 'nothing'}" + (" and a slot" if seen.record.slot else "")
 
 
 def _gone(found: Found, story: list[Event]) -> Answer:

@@ -17,17 +17,14 @@ from necrocode.errors import NecrocodeError, StateUnreadable, StateUnusable, adv
 from necrocode.launcher import alone
 from necrocode.ledger.files import FileLedger
 from necrocode.order import lost, read_result, take, taken_by, unheard, write_result
-from necrocode.outcome import Outcome, Status
+from necrocode.outcome import FINAL_ERRORS, Outcome, Status
 from necrocode.remains import clear_done, clear_scratch
 from necrocode.retry import Policy
-from necrocode.runs import Plan, attempt_folder, attempts_of_all, run_folder
+from necrocode.runs import Plan, asked_anew, attempt_folder, attempts_of_all, run_folder
 from necrocode.schedule import Behind, Entry, GiveUp, Schedule, Start, Stop
 from necrocode.statedir import mark, put, to_json, told
 from necrocode.task import Task
 from necrocode.vigil import Vigil, is_gone
-
-_FINAL_ERRORS = ("not_found", "not_executable", "needs_attention")
-"""Why another attempt would end the same way."""
 
 _STILLBORN = 16
 """Runners in a row that may die without a word until the attempts they were given count as lost."""
@@ -73,7 +70,7 @@ class Fleet:
         self._crew.wake()
 
     def run(self) -> dict[str, Outcome]:
-        """Follow the run to its end; the last outcome of each task. Raises ResourceConflictError when somebody else
+        """Follow the run to its end; the last outcome of each task. Raises Refused when somebody else
         is already launching it."""
         with alone(self._state, self.plan.run_id):
             began = time.monotonic()
@@ -167,7 +164,8 @@ class Fleet:
                 self.schedule.stop_starting(time.monotonic(), "interrupted")
             else:
                 self.schedule.abort(time.monotonic(), "interrupted")
-            self._listener("", "interrupted", {"times": self._obeyed})
+            if self._obeyed == self._interrupts:  # SIGTERM counts twice, and is told once
+                self._listener("", "interrupted", {"times": self._obeyed})
 
     def _said(self, task_id: str, said: dict[str, Any]) -> None:
         what, self._stillborn = said["said"], 0
@@ -242,7 +240,7 @@ class Fleet:
             return self.schedule.lost(task_id, now)
         if outcome.status is Status.CANCELLED and self.schedule.standing(task_id).status is Status.RUNNING:
             self.schedule.cancel(task_id, now, outcome.error)  # somebody else stopped it
-        retry = outcome.error_kind not in _FINAL_ERRORS
+        retry = outcome.error_kind not in FINAL_ERRORS
         return self.schedule.failed(task_id, outcome.error, now, retry=retry)
 
     # ---- the dead and the adopted
@@ -299,13 +297,13 @@ class Fleet:
         if not known:
             return self._tell("run.started", tasks=len(self.plan.tasks), limit=self.plan.jobs)
         for task in self.plan.tasks:
-            for number, folder in known.get(task.id, ()):
-                self._replay(task.id, number, folder)
+            came = [(number, folder, self._result(folder)) for number, folder in known.get(task.id, ())]
+            for attempt in came[asked_anew([outcome for _, _, outcome in came], task.retries) :]:
+                self._replay(task.id, *attempt)
         adopted, count = len(self._crew.running), self.schedule.count
         return self._tell("run.resumed", adopted=adopted, done=count(Status.DONE), requeued=count(Status.WAITING))
 
-    def _replay(self, task_id: str, number: int, folder: Path) -> None:
-        outcome = self._result(folder)
+    def _replay(self, task_id: str, number: int, folder: Path, outcome: Outcome | None) -> None:
         waits = self.schedule.standing(task_id).status is Status.WAITING
         if not waits or (outcome is None and not self._was_begun(task_id, folder)):
             return None

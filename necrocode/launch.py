@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from importlib import resources
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from necrocode import git, workspace
@@ -59,7 +59,7 @@ def draft(file: TaskFile, wishes: Wishes, where: Path) -> Draft:
     """The plan for a task file, to be run on the repository at `where`.
 
     Raises ConfigError for what cannot be run as it is written, AgentMissing for an agent that is not there."""
-    tasks, notes = _chosen(file.tasks, wishes.only)
+    tasks, notes = chosen(file.tasks, wishes.only)
     tasks = tuple(_with_wishes(task, wishes) for task in tasks)
     mode = wishes.mode or file.defaults.workspace or "worktree"
     agents = _agents(tasks, lambda task: "--agent" if wishes.agent else _place(file, task))
@@ -86,6 +86,7 @@ def _in_repository(plan: Plan, wishes: Wishes, where: Path, notes: tuple[str, ..
         directory=wishes.directory or str(workspace.default_directory(repository)),
         claims={task.id: _claims(task, repository, where) for task in plan.tasks},
     )  # fmt: skip
+    _check_branches(plan, repository)
     return Draft(plan, (*notes, *_state_of(repository, name)))
 
 
@@ -95,6 +96,25 @@ def _state_of(repository: git.Repository, name: str) -> Iterable[str]:
         yield f"tasks do not see {changes} in {repository.root}: commit what they need"
     if name == "HEAD":
         yield "HEAD is detached: the tasks start from that commit"
+
+
+def _check_branches(plan: Plan, repository: git.Repository) -> None:
+    """Whether each task's branch can be there beside all others, and be checked out in a workspace."""
+    mine = [task for task in plan.tasks if plan.mode_of(task) != "none"]
+    out = {one.branch: one.path for one in git.work_trees(repository.common_dir) if not workspace.is_ours(one)}
+    known = dict.fromkeys(git.branches(cwd=repository.common_dir), "which is there")
+    known |= {task.branch: f"that of {task.id}" for task in mine if task.branch}
+    folders = {str(folder): name for name in known for folder in PurePosixPath(name).parents}
+    for task in mine:
+        if task.branch and task.branch in out:
+            said = f"branch {task.branch} is checked out in {out[task.branch]}"
+            raise ConfigError(said, where=f"task {task.id}", hint="name another one, or `git switch` to another there")
+        name = task.branch or f"{workspace.OURS}RUN/{task.id}"
+        above = (str(folder) for folder in PurePosixPath(name).parents)
+        if other := folders.get(name) or next((one for one in above if one in known), None):
+            said = f"there cannot be a branch {name} beside {other}, {known[other]}"
+            hint = "git keeps one as a folder of the other: choose a name that does not begin with the other's"
+            raise ConfigError(said, where=f"task {task.id}", hint=hint)
 
 
 def _claims(task: Task, repository: git.Repository, where: Path) -> tuple[Claim, ...]:
@@ -116,20 +136,54 @@ def _plain_claims(tasks: Iterable[Task], where: Path) -> Mapping[str, tuple[Clai
     return {task.id: _claims(task, repository, where) for task in tasks}
 
 
-def _chosen(tasks: tuple[Task, ...], only: Collection[str]) -> tuple[tuple[Task, ...], tuple[str, ...]]:
-    """The tasks that were asked for; what they come after outside of these counts as done, and is told."""
+def chosen(
+    tasks: tuple[Task, ...], only: Collection[str], done: Collection[str] = ()
+) -> tuple[tuple[Task, ...], tuple[str, ...]]:
+    """The tasks that were asked for, and those in `done`; what they come after outside of these counts as done, and is
+    told."""
     known = {task.id for task in tasks}
     if unknown := [name for name in only if name not in known]:
         raise ConfigError(
-            f"--only names {', '.join(unknown)}, which is not in the file",
+            f"--only names {', '.join(unknown)}, which is not among the tasks",
             hint=f"its tasks: {', '.join(sorted(known))}",
         )
     if not only:
         return tasks, ()
-    chosen = tuple(task for task in tasks if task.id in only)
-    left_out = sorted({other for task in chosen for other in task.after if other not in only})
-    kept = tuple(task._replace(after=tuple(other for other in task.after if other in only)) for task in chosen)
-    return kept, (f"taken as done, because they are not among --only: {', '.join(left_out)}",) if left_out else ()
+    there = {*only, *done}
+    kept = [task for task in tasks if task.id in there]
+    left_out = sorted({other for task in kept if task.id not in done for other in task.after if other not in there})
+    narrow = tuple(task._replace(after=tuple(other for other in task.after if other in there)) for task in kept)
+    return narrow, (f"taken as done, because they are not among --only: {', '.join(left_out)}",) if left_out else ()
+
+
+SAID_ANEW = ("jobs", "timeout", "patience", "fail_fast", "grace", "keep_workspaces")
+"""What may be said when a run is taken up, for the attempts that begin then; all else stands in its plan."""
+
+
+def said_anew(plan: Plan, said: Mapping[str, Any]) -> Plan:
+    """The plan of an earlier run with what is said of SAID_ANEW now; None is not said."""
+    now = {key: said[key] for key in SAID_ANEW if said.get(key) is not None}
+    if (timeout := now.pop("timeout", None)) is not None:
+        now["tasks"] = tuple(task._replace(timeout=timeout) for task in plan.tasks)
+    return plan._replace(**now)
+
+
+def differences(plan: Plan, file: TaskFile, wishes: Wishes) -> list[str]:
+    """In what the task file is no longer what the plan was made of: tasks, each with what differs."""
+    now = {task.id: _with_wishes(task, wishes) for task in file.tasks}
+    ids = {task.id for task in plan.tasks}
+    told = [f"{task_id} (not in the run)" for task_id in now if task_id not in ids]
+    for task in plan.tasks:
+        if task.id not in now:
+            told.append(f"{task.id} (not in the file)")
+        elif other := _other_fields(task, now[task.id], ids):
+            told.append(f"{task.id} ({', '.join(other)})")
+    return told
+
+
+def _other_fields(task: Task, now: Task, ids: Collection[str]) -> list[str]:
+    now = now._replace(after=tuple(other for other in now.after if other in ids))  # as --only had left them out
+    return [key for key, was in task._asdict().items() if was != getattr(now, key)]
 
 
 def _with_wishes(task: Task, wishes: Wishes) -> Task:

@@ -11,8 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from necrocode import process
-from necrocode.errors import ResourceConflictError
-from necrocode.lease import Holder, Identity
+from necrocode.errors import Refused
+from necrocode.lease import Identity
 from necrocode.runs import run_folder
 from necrocode.statedir import UNSHARED, StateDir, flock, read, to_json, told
 
@@ -21,7 +21,7 @@ _MOMENT = 1.0
 
 @contextmanager
 def alone(state: StateDir, run_id: str) -> Iterator[None]:
-    """Be the launcher of this run while the body runs. Raises ResourceConflictError that names who already is,
+    """Be the launcher of this run while the body runs. Raises Refused that names who already is,
     StateUnusable."""
     path = run_folder(state, run_id) / "launcher.json"
     with told(path):
@@ -41,11 +41,12 @@ def _lock(descriptor: int, path: Path, run_id: str) -> None:
     try:
         flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, path)
     except BlockingIOError:
-        raise ResourceConflictError(run_id, [_holder(named(path))], reason="run") from None
-
-
-def _holder(found: Identity | None) -> Holder:
-    return Holder(f"the launcher on {found.host}", pid=found.pid) if found else Holder("another launcher")
+        who = named(path)
+        raise Refused(
+            f"run {run_id} is followed already, by {f'pid {who.pid} on {who.host}' if who else 'another process'}",
+            runner_id=run_id, reason="run",
+            hint=f"`necrocode status` shows it; until it has ended: necrocode wait {run_id}",
+        ) from None  # fmt: skip
 
 
 def named(path: Path) -> Identity | None:

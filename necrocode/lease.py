@@ -223,13 +223,17 @@ class Holder(NamedTuple):
     def __str__(self) -> str:
         what = str(self.claim) if self.claim else "a slot"
         verb = "is awaited ahead of you by" if self.state == "waiting" else "is held by"
+        return f"{what} {verb} {self.runner_id}" + (f" ({self.facts})" if self.facts else "")
+
+    @property
+    def facts(self) -> str:
+        """Which lease and process it is, and since when."""
         facts = [f"token {self.token}" if self.token else "", f"pid {self.pid}" if self.pid else ""]
         facts += [
             f"since {self.since:%H:%M:%S} UTC" if self.since else "",
             "fenced, still alive" if self.state == "fenced" else "",
         ]
-        told = ", ".join(fact for fact in facts if fact)
-        return f"{what} {verb} {self.runner_id}" + (f" ({told})" if told else "")
+        return ", ".join(fact for fact in facts if fact)
 
 
 class Lease:

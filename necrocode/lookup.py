@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -66,15 +66,30 @@ def _in_run(state: StateDir, name: str, known: list[str]) -> Found | None:
     return None
 
 
-def run(state: StateDir, name: str) -> str:
-    """The id of a run: itself, or that of the newest for `last`. Raises ConfigError."""
+def run(state: StateDir, name: str, tell: Callable[[str], None]) -> str:
+    """The id of a run: itself, or that of the newest for `last` (see `newest`). Raises ConfigError."""
+    if name == "last" and (found := newest(state, tell)):
+        return found
     known = runs.runs(state)
-    if name == "last" and known:
-        return known[0]
     if name not in known:
         hint = _close(name, known) or f"known runs, newest first: {', '.join(known[:8]) or 'none'}"
         raise ConfigError(f"there is no run {name!r}", hint=hint)
     return name
+
+
+def newest(state: StateDir, tell: Callable[[str], None], source: str = "") -> str:
+    """The newest run (of that task file, when one is named) whose plan can be read, "" when there is none; `tell`
+    hears of those that are passed over."""
+    for run_id in runs.runs(state):
+        try:
+            plan = runs.Plan.load(state, run_id)
+            if source in ("", plan.source):
+                return run_id
+        except StateUnreadable as error:
+            tell(f"run {run_id} is passed over: {error}")
+        except ConfigError:  # it went meanwhile
+            continue
+    return ""
 
 
 def task_ids(state: StateDir, run_id: str) -> list[str]:

@@ -1,10 +1,11 @@
-"""On what kind of file system a path lies, and locks between processes where they can be trusted."""
+"""Whether a directory can be trusted: whose it is, on what file system it lies, and locks between processes there."""
 
 from __future__ import annotations
 
 import errno
 import fcntl
 import os
+import stat
 from pathlib import Path
 
 from necrocode.errors import StateUnusable
@@ -52,3 +53,22 @@ def flock(descriptor: int, operation: int, path: str | os.PathLike[str] = "") ->
             hint = "put the state directory on a local disk"
             raise StateUnusable(where, "this file system has no flock", hint=hint) from error
         raise
+
+
+def trusted(root: Path) -> bool:
+    """Before anything is written: whose directory this is, who else may write to it, and what it lies on. Whether it
+    is shared by its group."""
+    found = os.stat(root)
+    if not stat.S_ISDIR(found.st_mode):
+        raise StateUnusable(str(root), "is not a directory")
+    shared = bool(found.st_mode & stat.S_ISGID and found.st_mode & stat.S_IWGRP)
+    if found.st_mode & stat.S_IWOTH or (found.st_mode & stat.S_IWGRP and not shared):
+        mode = f"others may write to it (mode {found.st_mode & 0o7777:o})"
+        raise StateUnusable(str(root), mode, hint=f"chmod 700 {root}")
+    if found.st_uid != os.geteuid() and not shared:
+        raise StateUnusable(str(root), f"it belongs to user {found.st_uid}, you are {os.geteuid()}")
+    is_fixed = os.statvfs(root).f_flag & os.ST_RDONLY  # that may be looked at; who writes is refused then
+    if not is_fixed and not os.access(root, os.W_OK | os.X_OK):
+        raise StateUnusable(str(root), f"it cannot be written: {os.strerror(errno.EACCES)}")
+    refuse_remote(root)
+    return shared

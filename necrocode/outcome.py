@@ -39,6 +39,9 @@ WAITING, RUNNING, STOPPING, DONE, CANCELLED = (
 
 FINAL = frozenset({Status.DONE, Status.FAILED, Status.TIMED_OUT, Status.CANCELLED})
 
+FINAL_ERRORS = ("not_found", "not_executable", "needs_attention")
+"""The `error_kind`s of a failure after which another attempt would end the same way."""
+
 
 _OF_PROGRAMS = frozenset({"work", "verify", "timeout", "silent", "stopped", "lost"})
 

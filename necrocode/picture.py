@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from necrocode.board import Board, Nobody, held_by, wish
+from necrocode.board import Board, Nobody, held_by, left_behind, wish
 from necrocode.door import NOTHING_YET
 from necrocode.screen import Column, Row, clean, counted, duration, fit, styled, table
 
@@ -105,6 +105,8 @@ def _problems(snapshot: Snapshot | Nobody) -> Iterator[str]:
             yield f"! {name} is dead; the next move takes its lease away, or: necrocode gc --yes"
         elif seen.state == "fenced":
             yield f"! {name} is fenced but alive: necrocode stop {name} (until then it keeps workspace and branch)"
+        elif seen.orphaned:
+            yield f"! {name}: {left_behind(seen)}"
         elif seen.liveness == "silent":
             yield f"! {name} gave no heartbeat for {silent}: necrocode stop {name}"
     for name in snapshot.unreadable:
@@ -112,13 +114,17 @@ def _problems(snapshot: Snapshot | Nobody) -> Iterator[str]:
 
 
 def _is_well(seen: Sighting) -> bool:
-    return seen.state == "running" and seen.liveness == "alive"
+    return seen.state == "running" and seen.liveness == "alive" and not seen.orphaned
+
+
+def _unwell(seen: Sighting) -> str:
+    return "orphaned" if seen.orphaned else seen.liveness
 
 
 def _runner_row(seen: Sighting, board: Board) -> Row:
     record = seen.record
     beat = duration(seen.silent) if seen.silent is not None else ""
-    state = "" if _is_well(seen) else "fenced" if seen.state == "fenced" else seen.liveness
+    state = "" if _is_well(seen) else "fenced" if seen.state == "fenced" else _unwell(seen)
     branch = record.details.get("branch", "") or ", ".join(sorted(record.branches_used))
     cells = (
         record.runner_id, str(record.holder.pid) if record.holder else "", _task(record), _spec(record), branch,
@@ -200,7 +206,7 @@ def _figures(board: Board, width: int) -> list[str]:
 
 def _footer(board: Board) -> str:
     if not board.to_clean:
-        return "Nothing to clean."
+        return "Nothing to clean among leases, runs and events.  For workspaces: necrocode gc"
     things = ", ".join(counted(count, kind) for kind, count in board.to_clean.items())
     return f"To clean: {things}.  necrocode gc"
 

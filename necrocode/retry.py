@@ -8,6 +8,9 @@ from typing import Literal, NamedTuple
 
 from necrocode.errors import ConfigError
 
+POISON_LIMIT = 3
+"""How often the process of a task may die until the task counts as failed: it may be what kills them."""
+
 
 class Policy(NamedTuple):
     """How often to try again, and after how long: `base * factor**n` seconds, never more than `cap`.

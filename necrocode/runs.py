@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 from necrocode import git, workspace
 from necrocode.claim import Claim, conflict
 from necrocode.errors import ConfigError, StateUnreadable, StateUnusable
-from necrocode.order import Order
-from necrocode.outcome import Outcome
+from necrocode.order import Order, read_result
+from necrocode.outcome import FINAL_ERRORS, Outcome, Status
+from necrocode.retry import POISON_LIMIT
 from necrocode.statedir import StateDir, read_json, refused, to_json
 from necrocode.task import Argv, Task
 
@@ -202,3 +203,44 @@ def attempts_of_all(state: StateDir, run_id: str) -> dict[str, list[tuple[int, P
         if task_id and number.isdigit():
             found.setdefault(task_id, []).append((int(number), folder / name))
     return {task_id: sorted(folders) for task_id, folders in found.items()}
+
+
+class Standing(NamedTuple):
+    """Where a run stands: the tasks that are done, and those that are not and are only tried again when asked for."""
+
+    done: frozenset[str]
+    failed: frozenset[str]
+
+
+def standing(state: StateDir, plan: Plan) -> Standing:
+    """As the attempts so far have it. What is done is never repeated; what cannot be read came to nothing."""
+    known = attempts_of_all(state, plan.run_id)
+    came = {task.id: [_result(folder) for _, folder in known.get(task.id, ())] for task in plan.tasks}
+    done = {task_id for task_id, outcomes in came.items() if any(one and one.ok for one in outcomes)}
+    left = [task for task in plan.tasks if task.id not in done]
+    failed = {one.id for one in left if _is_over(came[one.id][asked_anew(came[one.id], one.retries) :], one.retries)}
+    while more := {task.id for task in left if failed.intersection(task.after)} - failed:
+        failed |= more
+    return Standing(frozenset(done), frozenset(failed))
+
+
+def _result(folder: Path) -> Outcome | None:
+    with suppress(StateUnreadable):
+        return read_result(folder)
+    return None
+
+
+def asked_anew(came: Sequence[Outcome | None], retries: int) -> int:
+    """How many attempts, the first ones, count no more: the task had failed for good, and was asked for once more."""
+    begin = 0
+    for number in range(1, len(came)):
+        if _is_over(came[begin:number], retries):
+            begin = number
+    return begin
+
+
+def _is_over(came: Sequence[Outcome | None], retries: int) -> bool:
+    outcomes = [one for one in came if one]
+    failed = [one for one in outcomes if one.status in (Status.FAILED, Status.TIMED_OUT)]
+    lost = sum(one.status is Status.LOST for one in outcomes)
+    return len(failed) > retries or lost >= POISON_LIMIT or any(one.error_kind in FINAL_ERRORS for one in failed)

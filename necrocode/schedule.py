@@ -18,6 +18,7 @@ from necrocode.dependencies import Dependencies
 from necrocode.errors import ConfigError
 from necrocode.life import ENDED_AS, MOVES, Alarms, Entry, GiveUp, InvalidMove, Life, Stages, Standing, Start, Stop
 from necrocode.outcome import DONE, FINAL, RUNNING, STOPPING, WAITING, Status
+from necrocode.retry import POISON_LIMIT
 from necrocode.turns import Behind, Turns
 
 __all__ = ["MOVES", "Behind", "Entry", "GiveUp", "Instruction", "InvalidMove", "Schedule", "Standing", "Start", "Stop"]
@@ -36,7 +37,7 @@ class Schedule:
         limit: int | None = None,
         *,
         fail_fast: bool = False,
-        poison_limit: int = 3,
+        poison_limit: int = POISON_LIMIT,
         random: Callable[[], float] | None = None,
         most_blocked: int | None = None,
     ) -> None:

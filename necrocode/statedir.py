@@ -6,7 +6,6 @@ to a group when it was made so (setgid, mode 2770); anything looser is refused.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -18,10 +17,11 @@ from typing import Any
 
 from necrocode.errors import StateUnreadable, StateUnusable, advice
 from necrocode.mounts import flock as flock
-from necrocode.mounts import refuse_remote
+from necrocode.mounts import trusted
 
 FORMAT = 1
 FOLDERS = ("runners", "queue", "fenced", "live", "bells", "mutex", "events", "runs", "quarantine", "tmp")
+_USED = ("runners", "queue", "events", "runs")
 UNSHARED = os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
 """Flags of every open here: not inherited by other programs, never through a planted symbolic link."""
 
@@ -66,7 +66,7 @@ class StateDir:
         self.root = Path(os.path.abspath(default_root() if root is None else Path(root).expanduser()))
         with told(self.root):
             fresh = create and self._make_root(group)
-            self._trust()
+            self.shared_by_group = trusted(self.root)
             if fresh or (create and not (self.root / "VERSION").exists()):
                 self._furnish()
             self.version = self._version()
@@ -92,28 +92,9 @@ class StateDir:
         self.root.parent.mkdir(parents=True, exist_ok=True)
         return _mkdir(self.root, 0o2770 if group else 0o700)
 
-    def _trust(self) -> None:
-        """Before anything is written: whose directory this is, who else may write to it, and what it lies on."""
-        found = os.stat(self.root)
-        if not stat.S_ISDIR(found.st_mode):
-            raise StateUnusable(str(self.root), "is not a directory")
-        self.shared_by_group = bool(found.st_mode & stat.S_ISGID and found.st_mode & stat.S_IWGRP)
-        if found.st_mode & stat.S_IWOTH or (found.st_mode & stat.S_IWGRP and not self.shared_by_group):
-            mode = f"others may write to it (mode {found.st_mode & 0o7777:o})"
-            raise StateUnusable(str(self.root), mode, hint=f"chmod 700 {self.root}")
-        if found.st_uid != os.geteuid() and not self.shared_by_group:
-            raise StateUnusable(str(self.root), f"it belongs to user {found.st_uid}, you are {os.geteuid()}")
-        is_fixed = os.statvfs(self.root).f_flag & os.ST_RDONLY  # that may be looked at; who writes is refused then
-        if not is_fixed and not os.access(self.root, os.W_OK | os.X_OK):
-            raise StateUnusable(str(self.root), f"it cannot be written: {os.strerror(errno.EACCES)}")
-        refuse_remote(self.root)
-
     def _furnish(self) -> None:
         """Into a directory without a VERSION: that one last, so that whoever sees it sees a whole one."""
-        if not _is_ours(self.root):
-            raise StateUnusable(
-                str(self.root), "holds other files and is no state directory", hint="name an empty or a new directory"
-            )
+        _check_unused(self.root)
         self.make_folders()
         if not (self.root / "README.md").exists():
             self.write(self.root / "README.md", README.encode())
@@ -305,6 +286,24 @@ def _mkdir(path: Path, mode: int) -> bool:
     return True
 
 
-def _is_ours(root: Path) -> bool:
-    # A creator that died half-way, or one that is at it right now, leaves a part of our own names.
-    return set(os.listdir(root)) <= {*FOLDERS, "README.md", "VERSION", "lock", "config.json", ".gitignore"}
+def is_there(root: Path) -> bool:
+    """Whether a state directory is at this place, without making one; an empty directory is none yet. Raises
+    StateUnusable for what is there and could not become one."""
+    if not os.path.lexists(root) or (root / "VERSION").exists():
+        return os.path.lexists(root)
+    with told(root):
+        trusted(root)
+        _check_unused(root)
+    return False
+
+
+def _check_unused(root: Path) -> None:
+    """Whether a directory without a VERSION can be given one. A creator that died half-way, or one that is at it right
+    now, leaves a part of our own names; whoever uses a directory has seen its VERSION."""
+    if not set(os.listdir(root)) <= {*FOLDERS, "README.md", "VERSION", "lock", "config.json", ".gitignore"}:
+        hint = "name an empty or a new directory"
+        raise StateUnusable(str(root), "holds other files and is no state directory", hint=hint)
+    used = (root / "lock").exists() or any(os.listdir(root / name) for name in _USED if (root / name).is_dir())
+    if used and not (root / "VERSION").exists():
+        hint = f"if no newer necrocode was at work there, `necrocode doctor --fix` writes {FORMAT} into it"
+        raise StateUnusable(str(root / "VERSION"), "is missing, although the directory has been used", hint=hint)

@@ -112,7 +112,7 @@ class _Stopping:
     def __init__(self, ledger: FileLedger, target: Target, began: float, grace: float) -> None:
         self.target, self.how = target, ""
         self._state, self._began, self._grace = ledger.state, began, grace
-        self._asked = self._struck = False
+        self._asked = self._struck = self._forced = False
         self._seconds = 0.0
         self._survivors: tuple[int, ...] = ()
 
@@ -132,20 +132,21 @@ class _Stopping:
             self._strike(self._grace if not self._asked else 0.0)
         elif self._struck and waited >= self._grace + _LAST_WORDS:
             if self.target.holder:
-                process.kill_holder(self.target.holder)
+                self._forced |= process.kill_holder(self.target.holder)
             if waited >= self._grace + 2 * _LAST_WORDS:
                 self._settled("alive", waited)
         return None
 
     def _how(self) -> str:
         if self._asked:
-            return "killed" if self._struck else "asked"
-        return "orphaned" if self._struck else "gone"
+            return "killed" if self._forced else "asked"
+        return "orphaned" if self._forced else "gone"
 
     def _strike(self, grace: float) -> None:
         """End the tree; the runner itself, which does not carry the mark, gets a moment to tell of it."""
         self._struck = True
-        if self.target.runner_id:
+        if self.target.runner_id:  # a launcher has no tree of its own: it ends when its runners have
+            self._forced = True
             self._survivors = process.end_tree(mark(self._state.root, self.target.runner_id), grace=grace)
 
     def _alive(self) -> bool:

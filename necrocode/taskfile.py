@@ -27,6 +27,8 @@ def read_tasks(path: str | os.PathLike[str], base: Defaults = Defaults()) -> Tas
     file = Path(path)
     if file.is_dir():
         raise ConfigError("it is a directory", where=str(path), hint="give a file")
+    if file.exists() and not file.is_file():  # to open a named pipe would wait for a writer
+        raise ConfigError("it is no regular file", where=str(path), hint="give a file")
     format = FORMATS.get(file.suffix.lower())
     if format is None:
         known = ", ".join(FORMATS)

@@ -12,7 +12,7 @@ from necrocode.errors import NecrocodeError
 from necrocode.screen import clean, counted, styled
 
 if TYPE_CHECKING:
-    from necrocode.checkup import Finding
+    from necrocode.machine import Finding
 
 
 _ROUNDS = 3

@@ -31,7 +31,7 @@ def command(door: Door, run_id: str | None, since: str | None, prometheus: bool)
     if run_id:
         if state is None:
             raise ConfigError(f"there is no run {run_id!r}: there is no state directory at {door.root} yet")
-        run_id = lookup.run(state, run_id)
+        run_id = lookup.run(state, run_id, door.note)
     found = figures.of_events(state.events, since=begin, run_id=run_id or "") if state else fold(())
     if prometheus:
         from necrocode.exposition import text

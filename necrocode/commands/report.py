@@ -30,7 +30,7 @@ def command(door: Door, run_id: str, page: str | None, trace: str | None, junit:
 
     if not door.existing():
         raise ConfigError(f"there is no state directory at {door.root} yet", hint="start a run: necrocode run FILE")
-    told = chronicle.told(door.state(), lookup.run(door.state(), run_id))
+    told = chronicle.told(door.state(), lookup.run(door.state(), run_id, door.note))
     written = [(page, exports.html), (trace, exports.trace), (junit, exports.junit)]
     for file, form in written:
         if file:

@@ -14,7 +14,6 @@ from necrocode.screen import counted
 
 if TYPE_CHECKING:
     from necrocode.runs import Plan
-    from necrocode.statedir import StateDir
 
 
 @verb("retry")
@@ -32,13 +31,13 @@ def command(door: Door, run_id: str, tasks: tuple[str, ...], jobs: int | None, q
 
     ledger = door.ledger()
     state = ledger.state
-    plan = runs.Plan.load(state, lookup.run(state, run_id))
+    plan = runs.Plan.load(state, lookup.run(state, run_id, door.note))
     if lookup.launcher_lives(state, plan.run_id):
         raise Refused(
             f"run {plan.run_id} is still followed by its launcher", runner_id=plan.run_id, reason="run",
             hint=f"necrocode wait {plan.run_id}, or necrocode stop {plan.run_id}, then try again",
         )  # fmt: skip
-    done = {task.id for task in plan.tasks if _is_done(state, plan, task.id)}
+    done = runs.standing(state, plan).done
     again = _chosen(plan, tasks, done)
     if not again:
         return _nothing(door, plan)
@@ -55,16 +54,7 @@ def _nothing(door: Door, plan: Plan) -> int:
     return 0
 
 
-def _is_done(state: StateDir, plan: Plan, task_id: str) -> bool:
-    """Whether any attempt at it went well: what is done is never repeated."""
-    from necrocode import runs
-    from necrocode.order import read_result
-
-    results = (read_result(folder) for _, folder in runs.attempts(state, plan.run_id, task_id))
-    return any(outcome is not None and outcome.ok for outcome in results)
-
-
-def _chosen(plan: Plan, names: tuple[str, ...], done: set[str]) -> set[str]:
+def _chosen(plan: Plan, names: tuple[str, ...], done: frozenset[str]) -> set[str]:
     """The tasks to be tried: those named and what they need that is not done; without names, all that are not."""
     if not names:
         return {task.id for task in plan.tasks} - done

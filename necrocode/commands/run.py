@@ -15,15 +15,20 @@ import click
 from necrocode import names as known
 from necrocode import options as flags
 from necrocode import settings
+from necrocode.declared import SETTINGS
 from necrocode.door import Door, verb
 from necrocode.errors import ConfigError, StateUnusable
-from necrocode.screen import clean
 
 if TYPE_CHECKING:
     from necrocode.fleet import Fleet
-    from necrocode.launch import Draft
+    from necrocode.launch import Draft, Wishes
     from necrocode.ledger.files import FileLedger
-    from necrocode.runs import Plan
+    from necrocode.runs import Plan, Standing
+    from necrocode.settings import Resolved
+    from necrocode.statedir import StateDir
+
+_SHOWN = 8
+"""Tasks of which one note tells."""
 
 
 @verb("run")
@@ -44,55 +49,126 @@ def command(door: Door, /, **options: Any) -> int:
     the same files are put in line; what others on this machine hold is waited for. Ctrl-C once: start nothing more;
     twice: stop what runs; three times: leave (go on with --resume).
     """
-    ledger = door.ledger()
-    plan, retry_failed, notes = _plan(ledger, options)
-    for note in notes:
-        door.say(f"note: {clean(note)}")
+    made = _taken_up(door, options) if options["resume"] or options["failed"] else _draft(options)
+    for note in made.notes:
+        door.note(note)
     if options["dry_run"]:
-        _show_plan(door, plan)
+        _show_plan(door, made.plan)
         return 0
-    return follow(door, ledger, plan, retry_failed, options)
-
-
-def _plan(ledger: FileLedger, options: dict[str, Any]) -> tuple[Plan, bool, tuple[str, ...]]:
-    from necrocode.runs import Plan, new_run
-
-    if options["resume"] or options["failed"]:
-        run_id = options["resume"] if options["resume"] not in (None, "last") else _newest(ledger, options["file"])
-        plan = Plan.load(ledger.state, run_id)
-        return plan._replace(jobs=options["jobs"] or plan.jobs), options["failed"], ()
-    if not options["file"]:
-        raise ConfigError("no task file is given", hint="necrocode run tasks.toml, or --resume last")
-    made = _draft(options)
-    if options["dry_run"]:
-        return made.plan, False, made.notes
-    plan = made.plan._replace(run_id=new_run(ledger.state))
-    plan.save(ledger.state)
-    return plan, False, made.notes
-
-
-def _newest(ledger: FileLedger, file: str | None) -> str:
-    """The newest run, of this file when one is named."""
-    from necrocode.runs import Plan, runs
-
-    for run_id in runs(ledger.state):
-        if file is None or Plan.load(ledger.state, run_id).source == os.path.abspath(file):
-            return run_id
-    raise ConfigError(f"there is no earlier run{f' of {file}' if file else ''}", hint="start one: necrocode run FILE")
+    ledger = door.ledger()
+    plan = made.plan if made.plan.run_id else _begun(ledger, made.plan)
+    return follow(door, ledger, plan, options["failed"], options)
 
 
 def _draft(options: dict[str, Any]) -> Draft:
-    from necrocode.launch import Wishes, draft
+    from necrocode.launch import draft
     from necrocode.taskfile import read_tasks
 
+    if not options["file"]:
+        raise ConfigError("no task file is given", hint="necrocode run tasks.toml, or --resume last")
     found = settings.resolve(Path.cwd(), options)
+    return draft(read_tasks(options["file"], found.base), _wishes(found, options), Path.cwd())
+
+
+def _wishes(found: Resolved, options: dict[str, Any]) -> Wishes:
+    from necrocode.launch import Wishes
+
     kept = ("keep_workspaces", "fail_fast", "patience", "grace", "heartbeat_timeout")
-    wishes = Wishes(
+    return Wishes(
         jobs=found.now("jobs"), only=options["only"], timeout=found.now("timeout"), agent=found.now("agent") or "",
         mode=found.now("workspace_mode"), base=options["base"], retries=found.now("retries"),
         directory=found.values["workspaces"], **{key: found.values[key] for key in kept},
     )  # fmt: skip
-    return draft(read_tasks(options["file"], found.base), wishes, Path.cwd())
+
+
+def _begun(ledger: FileLedger, plan: Plan) -> Plan:
+    """The plan as that of a new run, on the disk."""
+    from necrocode.runs import new_run
+
+    plan = plan._replace(run_id=new_run(ledger.state))
+    plan.save(ledger.state)
+    return plan
+
+
+# -- an earlier run
+
+
+def _taken_up(door: Door, options: dict[str, Any]) -> Draft:
+    """What is left of an earlier run, and what of this call is not as that was planned."""
+    from necrocode import launch, runs
+
+    _refuse_what_stands(options)
+    state = door.existing()
+    plan = launch.said_anew(_earlier(door, state, options), options)
+    assert state
+    notes = _edited(plan, options)
+    stands = runs.standing(state, plan)
+    tasks, left_out = launch.chosen(plan.tasks, options["only"], stands.done)
+    plan = plan._replace(tasks=tasks)
+    if options["dry_run"]:
+        plan, ended = _left(plan, stands, options["failed"])
+        notes += ended
+    return launch.Draft(plan, (*notes, *left_out))
+
+
+def _refuse_what_stands(options: dict[str, Any]) -> None:
+    from necrocode.launch import SAID_ANEW
+
+    ours = [one for one in SETTINGS.values() if one.of == "run" and one.key not in SAID_ANEW]
+    said = [one.options[-1] for one in ours if options[one.key] is not None] + ["--base"] * bool(options["base"])
+    if said:
+        raise ConfigError(
+            f"{', '.join(said)}: this stands in the plan of a run, and cannot be changed when it is taken up again",
+            hint="leave it out, or start a new run: necrocode run FILE, without --failed and --resume",
+        )
+
+
+def _earlier(door: Door, state: StateDir | None, options: dict[str, Any]) -> Plan:
+    """The plan of the run that is meant: the one named, or the newest, of FILE when that is named."""
+    from necrocode import lookup, runs
+
+    file, named = options["file"], options["resume"]
+    source = os.path.abspath(file) if file else ""
+    if named in (None, "last"):
+        named = lookup.newest(state, door.note, source) if state else ""
+    if not state or not named:
+        raise ConfigError(
+            f"there is no earlier run{f' of {file}' if file else ''}", hint="start one: necrocode run FILE"
+        )
+    plan = runs.Plan.load(state, named)
+    if source not in ("", plan.source):
+        raise ConfigError(
+            f"run {named} is not one of {file}, but of {plan.source}", hint=f"necrocode run --resume {named}"
+        )
+    return plan
+
+
+def _edited(plan: Plan, options: dict[str, Any]) -> list[str]:
+    """A note when the task file says otherwise than the plan, which holds."""
+    from necrocode.launch import differences
+    from necrocode.taskfile import read_tasks
+
+    if not (options["file"] or os.path.isfile(plan.source)):
+        return []
+    try:
+        found = settings.resolve(Path.cwd(), options)
+        other = differences(plan, read_tasks(plan.source, found.base), _wishes(found, options))
+    except ConfigError as error:
+        return [f"run {plan.run_id} goes on as it was planned; its file cannot be used now: {error}"]
+    more = f" and {len(other) - _SHOWN} more" if len(other) > _SHOWN else ""
+    said = f"run {plan.run_id} goes on as it was planned, although {plan.source} differs now in "
+    return [f"{said}{', '.join(other[:_SHOWN])}{more} (a new run takes it as it is)"] if other else []
+
+
+def _left(plan: Plan, stands: Standing, retry_failed: bool) -> tuple[Plan, list[str]]:
+    """The plan of what would be started now, and in a note what would not."""
+    stays = frozenset() if retry_failed else stands.failed
+    left = [task for task in plan.tasks if task.id not in stands.done | stays]
+    tasks = tuple(task._replace(after=tuple(one for one in task.after if one not in stands.done)) for task in left)
+    done = [task.id for task in plan.tasks if task.id in stands.done]
+    words = [f"done: {', '.join(done)}"] if done else []
+    words += [f"not tried again without --failed: {', '.join(sorted(stays))}"] if stays else []
+    return plan._replace(tasks=tasks), [f"left out, because they are {'; '.join(words)}"] if words else []
 
 
 def follow(door: Door, ledger: FileLedger, plan: Plan, retry_failed: bool, options: dict[str, Any]) -> int:

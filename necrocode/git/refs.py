@@ -62,6 +62,11 @@ def branch_exists(name: str, *, cwd: StrPath) -> bool:
     return branch_tip(name, cwd=cwd) is not None
 
 
+def branches(*, cwd: StrPath) -> list[str]:
+    """The names of all branches."""
+    return run("for-each-ref", "--format=%(refname:lstrip=2)", "refs/heads", cwd=cwd).stdout.splitlines()
+
+
 def update_ref(ref: str, new: str, old: str | None = None, *, cwd: StrPath, keep: Collection[int] = ()) -> None:
     """Point `ref` to `new`; only if it still is at `old` ("" means: does not exist) when that is given.
 

@@ -24,7 +24,8 @@ _TRIES = 5
 
 class Sighting(NamedTuple):
     """One runner as it was seen: its record (with the last heartbeat filled in), token, liveness (alive, silent,
-    dead), and its `age` in seconds; `state` is running or fenced."""
+    dead), and its `age` in seconds; `state` is running or fenced. `orphaned`: its process has provably ended, and
+    others that inherited its lifeline keep the lease."""
 
     record: RunnerInstance
     token: int
@@ -33,6 +34,7 @@ class Sighting(NamedTuple):
     age: float = 0.0
     silent: float | None = None
     publishing: bool = False
+    orphaned: bool = False
 
     @property
     def counts(self) -> bool:
@@ -145,7 +147,8 @@ def _sighting(state: StateDir, name: LeaseName, record: RunnerInstance, folder: 
     if record.holder and record.holder.time_namespace != process.identity().time_namespace:
         seen = Seen(seen.held)  # its clock says nothing to us, and one look is not enough to tell
     verdict = judge(seen, record.heartbeat_timeout)
-    if verdict == Liveness.SILENT and is_orphaned(record):
+    orphaned = seen.held and is_orphaned(record)
+    if verdict == Liveness.SILENT and orphaned:
         verdict = Liveness.ALIVE
     running = "running" if folder == "runners" else "fenced"
     return Sighting(
@@ -156,6 +159,7 @@ def _sighting(state: StateDir, name: LeaseName, record: RunnerInstance, folder: 
         _age(record),
         seen.silent,
         seen.publishing is not None,
+        orphaned,
     )
 
 

@@ -7,6 +7,7 @@ refs/necrocode/snap/<name>/<n>; when it cannot be saved, the directory stays and
 """
 
 from necrocode.workspace.clones import collect, commit
+from necrocode.workspace.entries import is_ours
 from necrocode.workspace.included import copy_included
 from necrocode.workspace.leftovers import Leftover, list_leftovers
 from necrocode.workspace.making import prepare
@@ -25,6 +26,7 @@ __all__ = [
     "default_directory",
     "delete_tree",
     "empty_trash",
+    "is_ours",
     "list_leftovers",
     "prepare",
     "preserve",

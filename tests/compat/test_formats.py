@@ -138,7 +138,7 @@ def test_a_newer_format_is_not_touched(argv: list[str], tmp_path: Path, monkeypa
     shutil.copytree(FORMATS[0], root)
     os.chmod(root, 0o700)
     (root / "VERSION").write_text(f"{FORMAT + 1}\n")
-    (tmp_path / "tasks.toml").write_text('[[task]]\nid = "t"\ncommand = ["true"]\n')
+    (tmp_path / "tasks.toml").write_text('[[task]]\nid = "t"\nworkspace = "none"\ncommand = ["true"]\n')
     monkeypatch.chdir(tmp_path)
     before = everything(root)
     code, shown, said = necrocode(root, *argv)

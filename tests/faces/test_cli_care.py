@@ -14,7 +14,7 @@ import pytest
 from actors import Puppet
 from cli_call import Cli, calls, kill, until
 
-from necrocode import git, workspace
+from necrocode import git, journal, workspace
 from necrocode.claim import Claim
 from necrocode.lease import Request
 from necrocode.ledger.files import FileLedger
@@ -266,6 +266,88 @@ def test_a_directory_open_to_others_is_found_and_closed(cli: Cli, ledger: FileLe
 def test_a_directory_that_cannot_be_made_is_found(cli: Cli) -> None:
     found = findings(cli, "--state-dir", "/proc/none/state")["state directory"]
     assert not found["ok"] and found["fix"]
+
+
+def without_rights(cli: Cli, *args: str) -> subprocess.CompletedProcess[str]:
+    """As root without what lets it read and write everything: rights hold then as they do for others."""
+    argv = [sys.executable, "-m", "necrocode", *args]
+    if os.geteuid() == 0:
+        argv = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-all", *argv]
+    return subprocess.run(argv, env=cli.environment(), cwd=cli.where, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("args", [("status",), ("doctor",), ("exec", "--", "true")])
+@pytest.mark.parametrize(("kind", "said"), [("open", "others may write to it"), ("shut", "it cannot be written"),
+                                            ("file", "not a directory"), ("full", "holds other files")])  # fmt: skip
+def test_what_run_would_refuse_is_told_by_all(cli: Cli, args: tuple[str, ...], kind: str, said: str) -> None:
+    """An empty directory is none yet, but one that could never be used is not called well."""
+    place = cli.where.parent / "place"
+    place.touch() if kind == "file" else place.mkdir()
+    if kind == "full":
+        (place / "thesis.tex").touch()
+    else:
+        place.chmod({"open": 0o777, "shut": 0o500, "file": 0o600}[kind])
+    done = without_rights(cli, *args, "--state-dir", str(place)) if args[0] != "exec" else (
+        without_rights(cli, "--state-dir", str(place), *args)
+    )  # fmt: skip
+    assert done.returncode == (1 if args[0] == "doctor" else 125), done
+    assert said in done.stdout + done.stderr or (kind == "file" and "File exists" in done.stderr), done
+
+
+def test_an_empty_directory_is_none_yet_and_can_be_used(cli: Cli) -> None:
+    assert "is empty, and can be used" in findings(cli)["state directory"]["said"]
+    assert "nothing has ever run there" in cli("status").stdout and os.listdir(cli.state) == []
+
+
+def test_a_version_that_was_deleted_is_missed_and_written_again(cli: Cli) -> None:
+    assert cli("exec", "--", "true").returncode == 0
+    (cli.state / "VERSION").unlink()
+    for args in (("status",), ("stop", "--all"), ("exec", "--", "true")):
+        told = cli(*args)
+        assert told.returncode == 125 and "VERSION: is missing, although" in told.stderr and "doctor" in told.stderr
+    assert not (cli.state / "VERSION").exists()
+    assert not findings(cli)["state directory"]["ok"]
+    assert cli("doctor", "--fix").returncode == 0
+    assert (cli.state / "VERSION").read_text() == "1\n"
+
+
+def test_a_folder_that_cannot_be_written_is_found_and_opened(cli: Cli, ledger: FileLedger) -> None:
+    ledger.state.runners.chmod(0o500)
+    assert without_rights(cli, "exec", "--", "true").returncode == 125
+    told = without_rights(cli, "doctor")
+    assert told.returncode == 1 and "not yours to write: runners" in told.stdout and "fix: chmod 700" in told.stdout
+    assert without_rights(cli, "doctor", "--fix").returncode == 0
+    assert without_rights(cli, "exec", "--", "true").returncode == 0
+
+
+@pytest.mark.parametrize("damage", ["", "{}"])
+def test_a_plan_that_cannot_be_read_is_found_and_put_aside(cli: Cli, ledger: FileLedger, damage: str) -> None:
+    state = ledger.state
+    (state.runs / "abc234").mkdir()
+    (state.runs / "abc234" / "plan.json").write_text(damage)
+    found = findings(cli)["plans"]
+    assert not found["ok"] and "abc234" in found["said"] and "doctor --fix" in found["fix"]
+    cli("doctor", "--fix")
+    assert findings(cli)["plans"]["ok"] and len(os.listdir(state.quarantine_folder)) == 1
+    (event,) = journal.read(state.events, kind="record.quarantined")
+    assert event.run_id == "abc234" and event.facts["moved_to"].startswith(str(state.quarantine_folder))
+
+
+def test_what_status_says_is_to_be_cleaned_gc_would_remove(cli: Cli, ledger: FileLedger) -> None:
+    state = ledger.state
+    for name in ("run-old", "run-used"):
+        (state.runs / name).mkdir()
+        (state.runs / name / "plan.json").write_text("{}")
+        age(state.runs / name)
+    (state.runs / "run-used" / "plan.json").write_text("{ }")
+    for place in (state.quarantine_folder / "bad", state.events / "2001-01-01.jsonl"):
+        place.write_text("")
+        age(place)
+    (state.quarantine_folder / "fresh").write_text("")
+    assert sorted(things(cli)) == ["2001-01-01.jsonl", "bad", "run-old"]
+    assert cli.json("status")["to_clean"] == {"old quarantined file": 1, "old events file": 1, "old run": 1}
+    cli("gc", "--yes")
+    assert "Nothing to clean among leases, runs and events." in cli("status").stdout
 
 
 def test_few_descriptors_are_found(cli: Cli, ledger: FileLedger) -> None:

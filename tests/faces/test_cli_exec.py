@@ -134,6 +134,13 @@ def test_a_wait_that_is_too_long_ends_with_124(cli: Cli, ledger: FileLedger) -> 
     assert not ledger.snapshot().waiting
 
 
+def test_a_name_that_is_taken_is_told_with_by_whom(cli: Cli, ledger: FileLedger) -> None:
+    ledger.register(Request("mine"))
+    done = cli("exec", "--name", "mine", "--", "true")
+    assert done.returncode == 75 and "the name mine is taken by token " in done.stderr
+    assert f"pid {os.getpid()}" in done.stderr and "necrocode wait mine" in done.stderr and "slot" not in done.stderr
+
+
 def test_one_limit_for_all(cli: Cli, tmp_path: Path) -> None:
     """Six commands at a limit of two: never three at once, and all of them run."""
     count = (

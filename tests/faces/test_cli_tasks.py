@@ -235,6 +235,53 @@ def test_stop_what_a_killed_launcher_and_a_killed_runner_left(cli: Cli, run: str
     assert "nobody follows its run now" in cli("why", f"{run}/second").stdout
 
 
+@pytest.mark.parametrize("of_a_run", [True, False])
+def test_who_has_died_is_not_said_to_run_while_others_keep_its_lease(
+    cli: Cli, tmp_path: Path, request: pytest.FixtureRequest, of_a_run: bool
+) -> None:
+    if of_a_run:
+        name, task = f"{request.getfixturevalue('run')}.slow.1", "slow"
+    else:
+        name = task = "mine"
+        cli.start("exec", "--name", "mine", "--", "sh", "-c", f"echo $$ > {tmp_path}/pid; exec sleep 300")
+        until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text())
+    assert cli.json("status")["runners"][0]["orphaned"] is False
+    pid = cli.json("status")["runners"][0]["pid"]
+    cli.started[0].kill()
+    cli.started[0].wait()
+    kill(pid)
+    until(lambda: not is_alive(pid))
+    said = f"its program has ended (pid {pid}); processes that it started go on and keep what it holds: "
+    said += f"necrocode stop {name}" + (f", or necrocode run --resume {name[:6]}" if of_a_run else "")
+    why = cli("why", task).stdout
+    assert said in why and "runs for" not in why and "and a slot" in why
+    assert cli.json("why", task)["state"] == "orphaned"
+    status = cli("status", COLUMNS="500").stdout
+    assert f"! {name}: {said}" in status and "orphaned!" in status and "1 unwell" in status
+    assert cli.json("status")["runners"][0]["orphaned"] is True
+    (found,) = [one for one in cli.json("doctor")["findings"] if one["name"] == "leases" and not one["ok"]]
+    assert said in found["said"] and found["fix"] == f"necrocode stop {name}"
+    assert cli("stop", name).returncode == 0 and "orphaned" not in cli("status").stdout
+
+
+def test_a_launcher_that_ends_by_itself_is_not_said_to_be_ended_by_force(cli: Cli, tmp_path: Path) -> None:
+    deaf = f"trap '' TERM; touch {tmp_path}/begun; while :; do sleep 0.1; done"
+    tasks = tmp_path / "deaf.toml"
+    tasks.write_text(f'[[task]]\nid = "deaf"\nworkspace = "none"\ncommand = ["sh", "-c", "{deaf}"]\n')
+    launcher = cli.start("run", str(tasks))
+    until((tmp_path / "begun").exists)
+    run_id = runs(FileLedger(cli.state).state)[0]
+    told = {one["name"]: one["how"] for one in cli.json("stop", run_id, "--grace", "0.3")["stopped"]}
+    assert told == {f"launcher of {run_id}": "asked", f"{run_id}.deaf.1": "killed"}
+    assert launcher.wait(30) == 143
+
+
+def test_who_follows_a_run_already_is_named_with_what_to_do(cli: Cli, run: str) -> None:
+    done = cli("run", "--resume", run)
+    assert done.returncode == 75 and f"run {run} is followed already, by pid {cli.started[0].pid} on " in done.stderr
+    assert f"necrocode wait {run}" in done.stderr and "slot" not in done.stderr
+
+
 def scratch_of(cli: Cli, run: str, attempt: str) -> list[str]:
     folder = cli.state / "runs" / run / attempt
     return scratch.remains(folder, taken_by(folder))

@@ -144,3 +144,8 @@ def test_fish_offers_a_task(cli: Cli, run: str, path: str) -> None:
         pytest.skip("fish is not installed")
     script = "necrocode completion fish | source; complete --do-complete 'necrocode logs al'"
     assert shell(cli, path, "fish", "-c", script).split() == ["alpha"]
+
+
+def test_a_shell_that_is_not_named_is_asked_for_in_one_line(cli: Cli) -> None:
+    done = cli("completion")
+    assert done.returncode == 2 and "Choose from: bash, zsh, fish\n" in done.stderr

@@ -107,6 +107,39 @@ def test_a_branch_that_git_would_refuse(repository: Path, branch: str, said: str
         drafted(one(f'branch = "{branch}"'), repository)
 
 
+def test_a_branch_that_is_checked_out_elsewhere_is_refused(repository: Path) -> None:
+    with pytest.raises(ConfigError, match=f"task a: branch main is checked out in {repository}"):
+        drafted(one('branch = "main"'), repository)
+    sh("git", "checkout", "-q", "--detach", cwd=repository)
+    assert drafted(one('branch = "main"'), repository).plan.tasks
+    assert drafted(one('branch = "x"\nworkspace = "none"'), repository).plan.tasks
+
+
+@pytest.mark.parametrize(
+    ("there", "branch", "said"),
+    [
+        ("x", "x/y", "x/y beside x"), ("x/y", "x", "x beside x/y"),
+        ("necrocode", "", "necrocode/RUN/a beside necrocode"), ("xy", "x", ""), ("x", "x", ""), ("x/z", "x/y", ""),
+    ],
+)  # fmt: skip
+def test_a_branch_that_cannot_be_beside_another_is_refused(
+    repository: Path, there: str, branch: str, said: str
+) -> None:
+    sh("git", "branch", there, cwd=repository)
+    text = one(f'branch = "{branch}"' if branch else "")
+    if not said:
+        assert drafted(text, repository).plan.tasks
+        return
+    with pytest.raises(ConfigError, match=f"{said}, which is there"):
+        drafted(text, repository)
+
+
+def test_branches_of_two_tasks_that_cannot_be_beside_each_other_are_refused(repository: Path) -> None:
+    text = one('branch = "x"') + '[[task]]\nid = "b"\ncommand = ["true"]\nbranch = "x/y"\n'
+    with pytest.raises(ConfigError, match="task a: there cannot be a branch x beside x/y, that of b"):
+        drafted(text, repository)
+
+
 @pytest.mark.parametrize("task_id", ["a..b", "x.lock", "x."])
 def test_an_id_that_can_be_no_branch_is_refused_before_anything_is_touched(repository: Path, task_id: str) -> None:
     text = one().replace('"a"', f'"{task_id}"')

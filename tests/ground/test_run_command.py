@@ -172,6 +172,11 @@ def test_a_file_that_cannot_be_used_touches_nothing(command: Command, text: str,
     assert sh("git", "branch", cwd=command.where) == "* main"
 
 
+def test_a_file_that_is_a_pipe_is_refused_at_once(plain: Command) -> None:
+    os.mkfifo(plain.tmp / "fifo.toml")
+    assert "it is no regular file" in plain.run(plain.tmp / "fifo.toml", code=2).stderr
+
+
 def test_outside_a_repository_it_says_what_to_do(plain: Command) -> None:
     said = plain.run(plain.write({"a": "true"}), code=2).stderr
     assert "git" in said and "hint" in said and plain.begun == []
@@ -269,8 +274,9 @@ def test_interrupted_three_times_it_leaves_and_the_runners_go_on(plain: Command)
 
 def test_sigterm_ends_what_runs(plain: Command) -> None:
     with interrupted(plain, 1, signal.SIGTERM) as started:
-        started.communicate(timeout=30)
+        _, said = started.communicate(timeout=30)
         assert started.returncode == 143
+    assert not [line for line in said.splitlines() if line.split()[-1:] == ["interrupted"] and "cancelled" not in line]
     assert sorted(plain.begun) == ["a", "b"]
     plain.assert_at_rest()
 

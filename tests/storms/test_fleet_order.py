@@ -17,7 +17,7 @@ from necrocode import crew, journal, process
 from necrocode import fleet as fleet_room
 from necrocode import nursery as nursery_room
 from necrocode.claim import Claim
-from necrocode.errors import ResourceConflictError, StateUnusable
+from necrocode.errors import Refused, StateUnusable
 from necrocode.fleet import Fleet
 from necrocode.launcher import alone
 from necrocode.lease import Identity, Request
@@ -456,7 +456,7 @@ def test_runners_that_never_come_to_speak_are_given_up(bench: Bench, monkeypatch
 
 def test_a_second_launcher_is_refused_and_the_first_is_named(bench: Bench) -> None:
     plan = bench.plan(bench.task("t"))
-    with alone(bench.state, plan.run_id), pytest.raises(ResourceConflictError, match=f"pid {os.getpid()}"):
+    with alone(bench.state, plan.run_id), pytest.raises(Refused, match=f"pid {os.getpid()}"):
         bench.fleet(plan).run()
     assert statuses(bench.run(plan)) == {"t": DONE}
 
