@@ -119,13 +119,7 @@ class Plan(NamedTuple):
 
     def save(self, state: StateDir) -> None:
         """On the disk before this returns. Raises StateUnusable."""
-        folder = run_folder(state, self.run_id)
-        try:
-            state.write(folder / "plan.json", to_json(self._to_dict()), durable=True)
-        except StateUnusable:
-            with suppress(OSError):
-                folder.rmdir()  # without a plan it is nobody's
-            raise
+        state.write(run_folder(state, self.run_id) / "plan.json", to_json(self._to_dict()), durable=True)
 
     def _to_dict(self) -> dict[str, Any]:
         claims = {task_id: [list(claim) for claim in claims] for task_id, claims in self.claims.items()}
@@ -169,6 +163,18 @@ def new_run(state: StateDir) -> str:
         except OSError as error:
             raise refused(error, state.runs) from error
         return run_id
+
+
+def begun(state: StateDir, plan: Plan) -> Plan:
+    """The plan as that of a new run, on the disk. Raises StateUnusable, and nothing is left of the run then."""
+    plan = plan._replace(run_id=new_run(state))
+    try:
+        plan.save(state)
+    except StateUnusable:
+        with suppress(OSError):
+            run_folder(state, plan.run_id).rmdir()
+        raise
+    return plan
 
 
 def runs(state: StateDir) -> list[str]:

@@ -55,8 +55,10 @@ def command(door: Door, /, **options: Any) -> int:
     if options["dry_run"]:
         _show_plan(door, made.plan)
         return 0
+    from necrocode import runs
+
     ledger = door.ledger()
-    plan = made.plan if made.plan.run_id else _begun(ledger, made.plan)
+    plan = made.plan if made.plan.run_id else runs.begun(ledger.state, made.plan)
     return follow(door, ledger, plan, options["failed"], options)
 
 
@@ -79,15 +81,6 @@ def _wishes(found: Resolved, options: dict[str, Any]) -> Wishes:
         mode=found.now("workspace_mode"), base=options["base"], retries=found.now("retries"),
         directory=found.values["workspaces"], **{key: found.values[key] for key in kept},
     )  # fmt: skip
-
-
-def _begun(ledger: FileLedger, plan: Plan) -> Plan:
-    """The plan as that of a new run, on the disk."""
-    from necrocode.runs import new_run
-
-    plan = plan._replace(run_id=new_run(ledger.state))
-    plan.save(ledger.state)
-    return plan
 
 
 # -- an earlier run
