@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from necrocode.event import Event
     from necrocode.lease import RunnerInstance
     from necrocode.ledger.snapshot import Sighting, Snapshot, Waiting
+    from necrocode.lineup import Unbegun
     from necrocode.metrics import Metrics
     from necrocode.statedir import StateDir
 
@@ -47,6 +48,7 @@ class Board(NamedTuple):
     conflicts: tuple[Event, ...] = ()
     to_clean: dict[str, int] = {}
     metrics: Metrics | None = None
+    to_come: tuple[Unbegun, ...] = ()
 
 
 def look(state: StateDir) -> Board:
@@ -59,6 +61,7 @@ def look(state: StateDir) -> Board:
         tuple(event for event in events if _is_conflict(event)),
         _to_clean(root, snapshot, now),
         _metrics(events),
+        _to_come(state, events),
     )  # fmt: skip
 
 
@@ -68,6 +71,14 @@ def _metrics(events: list[Event]) -> Metrics | None:
     from necrocode.metrics import fold
 
     return fold(events)
+
+
+def _to_come(state: StateDir, events: list[Event]) -> tuple[Unbegun, ...]:
+    if not os.listdir(state.runs):
+        return ()
+    from necrocode.lineup import lineup
+
+    return lineup(state, events)
 
 
 def _snapshot(state: StateDir) -> Snapshot | Nobody:
@@ -139,6 +150,7 @@ def facts(board: Board) -> dict[str, Any]:
         "live": snapshot.live if snapshot else 0,
         "runners": [_runner_facts(seen) for seen in snapshot.runners] if snapshot else [],
         "waiting": [_waiter_facts(waiter) for waiter in snapshot.waiting] if snapshot else [],
+        "to_come": [task._asdict() for task in board.to_come],
         "unreadable": snapshot.unreadable if snapshot else (),
         "finished": [event.to_dict() for event in board.finished[-50:]],
         "conflicts": [event.to_dict() for event in board.conflicts[-50:]],

@@ -156,7 +156,7 @@ def _of_task(ledger: FileLedger, snapshot: Snapshot, found: Found, story: list[E
 def _again(story: list[Event]) -> bool:
     """Whether the last that was told of the attempts is that another one will follow."""
     kinds = [event.kind for event in story if event.kind.startswith("attempt.")]
-    return kinds[-1:] == ["attempt.retried"] or kinds[-1:] == ["attempt.lost"]
+    return kinds[-1:] == ["attempt.retried"]
 
 
 def _outcome(ledger: FileLedger, found: Found, number: int) -> Outcome | None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from necrocode.event import Event
     from necrocode.lease import RunnerInstance
     from necrocode.ledger.snapshot import Sighting, Snapshot, Waiting
+    from necrocode.lineup import Unbegun
 
 _RUNNERS = (
     Column("RUNNER", 99, 20, tail=True), Column("PID", 50, right=True), Column("TASK", 20, 12), Column("SPEC", 10, 8),
@@ -31,6 +32,8 @@ _FINISHED = (
     Column("FINISHED", 99, 12), Column("ENDED", 95), Column("TIME", 60, right=True), Column("AGO", 70, right=True),
     Column("RUN", 80, 6), Column("TRY", 20, right=True), Column("ERROR", 90, 16),
 )  # fmt: skip
+_TO_COME = 10
+"""Tasks of runs that have not begun, of which at most so many are shown."""
 _STYLES = {"done": "green", "failed": "red", "timed_out": "red", "lost": "red", "cancelled": "yellow"}
 
 
@@ -49,6 +52,7 @@ def lines(board: Board, width: int, *, colored: bool = False, height: int | None
     runners = sorted(board.snapshot.runners, key=lambda seen: (_is_well(seen), seen.record.start_time))
     parts.append(_cut(_RUNNERS, [_runner_row(seen, board) for seen in runners], room.runners, width, colored))
     waiting = [_waiter_row(waiter, board) for waiter in board.snapshot.waiting]
+    waiting += [_row_to_come(task) for task in board.to_come]
     parts.append(_cut(_WAITING, waiting, room.waiting, width, colored))
     finished = [_finished_row(event, board.at) for event in reversed(board.finished)]
     parts.append(_cut(_FINISHED, finished[: room.finished], room.finished, width, colored))
@@ -63,7 +67,8 @@ class _Room:
 
     def __init__(self, height: int | None, board: Board) -> None:
         assert board.snapshot is not None
-        runners, waiting = len(board.snapshot.runners), len(board.snapshot.waiting)
+        runners = len(board.snapshot.runners)
+        waiting = len(board.snapshot.waiting) + min(len(board.to_come), _TO_COME)
         self.problems, self.runners, self.waiting, self.finished, self.conflicts = 99, runners, waiting, 5, 5
         if height is None:
             return
@@ -91,6 +96,7 @@ def _headline(board: Board) -> str:
     slots = f"{snapshot.live} of {snapshot.limit} slots" if snapshot.limit else counted(snapshot.live, "runner")
     words = [slots, f"{len(snapshot.waiting)} waiting"]
     unwell = sum(not _is_well(seen) for seen in snapshot.runners)
+    words += [f"{counted(len(board.to_come), 'task')} to come"] if board.to_come else []
     words += [f"{unwell} unwell"] if unwell else []
     words += [f"quota {name} {count}" for name, count in snapshot.quotas.items()]
     moving = "" if snapshot.consistent else "   (things moved while looking: not one moment)"
@@ -163,6 +169,14 @@ def _waiter_row(waiter: Waiting, board: Board) -> Row:
         str(record.holder.pid) if record.holder else "", _task(record), _spec(record),
     )  # fmt: skip
     return Row(cells, "red" if waiter.liveness == "dead" else "")
+
+
+def _row_to_come(task: Unbegun) -> Row:
+    """A task of a run that waits for others of it; nobody holds a place for it in the machine's line yet."""
+    wants = ", ".join(task.claims) or ("its turn" if task.behind else f"one of {counted(task.places, 'place')}")
+    more = f" +{len(task.behind) - 1}" if len(task.behind) > 1 else ""
+    behind = f"{task.run_id}.{task.behind[0]}{more}" if task.behind else ""
+    return Row((f"{task.run_id}.{task.task_id}", "another try" if task.again else wants, behind, "", "", "", "", ""))
 
 
 def _finished_row(event: Event, now: float) -> Row:

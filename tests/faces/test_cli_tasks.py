@@ -137,6 +137,27 @@ def test_why(seen: Seen) -> None:
     assert cli("why", f"{run}/never").stdout.startswith(f"{run}/never: will not be started: ")
 
 
+def test_status_shows_what_is_to_come(seen: Seen) -> None:
+    """Who waits within a run, behind whom, for what; not what has ended, failed, or will not be started."""
+    cli, run = seen
+    to_come = {one.pop("task_id"): one for one in cli.json("status")["to_come"]}
+    behind = {"run_id": run, "behind": ["slow"], "places": 3, "again": False}
+    assert to_come == {"second": {**behind, "claims": ["file:a.txt"]}, "later": {**behind, "claims": []}}
+    shown = cli("status", COLUMNS="120").stdout
+    assert "0 waiting   2 tasks to come" in shown
+    rows = {line.split()[0]: line.split()[1:] for line in shown.splitlines() if line.startswith(f"{run}.")}
+    assert rows[f"{run}.second"] == ["file:a.txt", f"{run}.slow"]
+    assert rows[f"{run}.later"] == ["its", "turn", f"{run}.slow"]
+
+
+def test_nothing_is_to_come_of_a_run_that_nobody_follows(cli: Cli, run: str) -> None:
+    assert len(cli.json("status")["to_come"]) == 2
+    launcher = cli.started[0]
+    launcher.kill()
+    launcher.wait(30)
+    assert cli.json("status")["to_come"] == [] and "to come" not in cli("status").stdout
+
+
 def test_why_as_json(seen: Seen) -> None:
     cli, run = seen
     slow = cli.json("why", "slow")
