@@ -65,7 +65,8 @@ class ConfigError(NecrocodeError):
 
 
 class Refused(NecrocodeError):
-    """A claim or a slot was not granted. `reason` is limit, quota, duplicate, queue, unreadable or the claim's kind."""
+    """A claim or a slot was not granted. `reason` is limit, quota, duplicate, waiting, queue, unreadable or the
+    claim's kind."""
 
     def __init__(
         self,
@@ -94,6 +95,9 @@ class ResourceConflictError(Refused, RuntimeError):
         if reason == "duplicate":
             said = f"the name {runner_id} is taken{''.join(f' by {blocker.facts}' for blocker in blockers)}"
             hint = f"use another name, or wait until that one has ended: necrocode wait {runner_id}"
+        elif reason == "waiting":
+            said = f"{runner_id} waits for more already: one wait for each lease at a time"
+            hint = "claim all of it in one call, or let the first wait end"
         super().__init__(said, runner_id=runner_id, reason=reason, blockers=blockers, waited=waited, hint=hint)
 
     @property

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from necrocode.event import Event
 from necrocode.load import Clock, Concurrency, Leases, Spread
 
-NO_CLAIM = frozenset({"limit", "quota", "duplicate", "unreadable"})
+NO_CLAIM = frozenset({"limit", "quota", "duplicate", "waiting", "unreadable"})
 """Reasons to refuse or to let wait that are no conflict over a claim. Behind others in the queue one may be for
 either; then the claims tell."""
 

@@ -47,7 +47,7 @@ Deleting a file of runners/ takes that runner's lease away; it stops at its next
 def default_root() -> Path:
     """NECROCODE_STATE_DIR, or one directory per user and host."""
     if chosen := os.environ.get("NECROCODE_STATE_DIR"):
-        return Path(chosen).expanduser()
+        return Path(os.path.abspath(os.path.expanduser(chosen)))
     if os.uname().sysname == "Linux":  # as platformdirs has it, whose import is slower than a whole `status`
         home = os.environ.get("XDG_STATE_HOME", "").strip()
         return Path(home if os.path.isabs(home) else os.path.expanduser("~/.local/state"), "necrocode")

@@ -177,7 +177,7 @@ class Steps(Store):
         if found is None:
             return None
         if self.view.waiter(lease.runner_id, adding=True):
-            raise ResourceConflictError(lease.runner_id, [self._holder(lease.runner_id, None)], reason="duplicate")
+            raise ResourceConflictError(lease.runner_id, [self._holder(lease.runner_id, None)], reason="waiting")
         if circle := admission.cycle(self.view, waiter):
             self._tell("deadlock.found", lease.runner_id, cycle=circle)
             raise Deadlock(circle)

@@ -493,7 +493,7 @@ class TestHolding:
         thread = waits_for_more(ledger, lease, "x.py")
         with pytest.raises(ResourceConflictError) as refused:
             ledger.claim(lease, [file("y.py")], wait=True)
-        assert refused.value.reason == "duplicate"
+        assert refused.value.reason == "waiting" and "waits for more already" in str(refused.value)
         ledger.release(blocker)
         thread.result()
 
