@@ -496,9 +496,9 @@ async def test_s1_09_waiting_has_a_timeout_that_says_so():
     async def holds(task, progress):
         await gate.wait()
 
-    first = ParallelTaskManager(executor=holds, resource_timeout=0.05)
+    first = ParallelTaskManager(executor=holds, resource_timeout=0.3)
     need = {"resources": ["db"]}
-    other = ParallelTaskManager(executor=good, resource_timeout=0.05, coordinator=first.ledger)
+    other = ParallelTaskManager(executor=good, resource_timeout=0.3, coordinator=first.ledger)
     holding = asyncio.create_task(
         first.execute_parallel_tasks([AgentTask("a", "t", "d", need), AgentTask("b", "t", "d", need)])
     )
@@ -647,7 +647,7 @@ async def test_a_deaf_coroutine_costs_its_result_no_more_than_the_grace():
                 pass
 
     manager = ParallelTaskManager(1, executor=deaf, grace=0.2)
-    (result,) = await manager.execute_parallel_tasks([AgentTask("a", "t", "d", timeout_seconds=0.05)])
+    (result,) = await manager.execute_parallel_tasks([AgentTask("a", "t", "d", timeout_seconds=0.5)])
     assert not result.success and "timed out" in result.error_message
     gate.set()
     await until(lambda: len(asyncio.all_tasks()) == 1)

@@ -382,7 +382,7 @@ async def test_s4_13_timeout_cancels_and_keeps_what_was_there():
         finally:
             cancelled.append(1)
 
-    async with ExecutionState().parallel(timeout=0.2) as p:
+    async with ExecutionState().parallel(timeout=1.0) as p:
         p.add(double(1))
         p.add(slow())
         with pytest.raises(asyncio.TimeoutError) as caught:
@@ -397,7 +397,7 @@ async def test_s4_13_timeout_cancels_and_keeps_what_was_there():
 @on_loop
 async def test_s4_11_a_stream_with_a_timeout_yields_before_it():
     seen = []
-    async with ExecutionState().parallel(timeout=0.3) as p:
+    async with ExecutionState().parallel(timeout=1.0) as p:
         p.add(asyncio.sleep(60))
         p.add(double(1))
         with pytest.raises(TimeoutError):
@@ -649,7 +649,7 @@ async def test_a_deaf_coroutine_is_cancelled_again_and_then_told(caplog):
                 hits.append(1)
 
     with caplog.at_level(logging.WARNING):
-        async with ExecutionState().parallel(timeout=0.05, grace=1.5) as p:
+        async with ExecutionState().parallel(timeout=0.5, grace=1.5) as p:
             p.add(deaf(), name="deaf")
             with pytest.raises(TimeoutError):
                 await p.gather()
@@ -807,13 +807,13 @@ async def test_a_thread_that_asks_is_stopped_and_one_that_does_not_is_told(caplo
         finally:
             asked.set()
 
-    async with ExecutionState().parallel(timeout=0.1) as p:
+    async with ExecutionState().parallel(timeout=0.5) as p:
         p.add(polite)
         with pytest.raises(TimeoutError):
             await p.gather()
     assert asked.is_set() and p.left == ()
     with caplog.at_level(logging.WARNING):
-        async with ExecutionState().parallel(timeout=0.1, grace=0.2) as p:
+        async with ExecutionState().parallel(timeout=0.5, grace=0.2) as p:
             p.add(lambda: gate.wait(30), name="deaf")
             with pytest.raises(TimeoutError):
                 await p.gather()

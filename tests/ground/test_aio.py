@@ -70,7 +70,7 @@ async def test_values_errors_and_dependencies():
 @on_loop
 async def test_an_attempts_clock_cancels_it_and_may_lead_to_another():
     log = Log(a=forever, b=forever)
-    made = engine(log, Entry("a", timeout=0.02), Entry("b", timeout=0.02, policy=Policy(1, 0), retry_timeouts=True))
+    made = engine(log, Entry("a", timeout=0.3), Entry("b", timeout=0.3, policy=Policy(1, 0), retry_timeouts=True))
     made.go()
     await until(lambda: made.is_over)
     assert log.ends["a"][0] is log.ends["b"][0] is Status.TIMED_OUT
