@@ -97,7 +97,10 @@ def _missing(root: Path) -> Iterator[Finding]:
 
 
 def _chmod(root: Path) -> Callable[[], object] | None:
-    found = root.stat()
+    try:
+        found = root.stat()
+    except OSError:
+        return None  # a link to nowhere
     loose = root.is_dir() and found.st_uid == os.geteuid() and found.st_mode & 0o022
     return (lambda: root.chmod(0o700)) if loose else None
 
@@ -112,7 +115,10 @@ def _version(root: Path, error: StateUnusable) -> Callable[[], object] | None:
 def _folders(state: StateDir) -> Iterator[Finding]:
     """Whether all of them can be read and written: each is needed by some command."""
     shut = [name for name in FOLDERS if not os.access(state.root / name, os.R_OK | os.W_OK | os.X_OK)]
-    if shut:
+    if os.statvfs(state.root).f_flag & os.ST_RDONLY:
+        fix = "mount it for writing, or choose another place: --state-dir"
+        yield Finding("folders", False, "the file system is read-only: only looking works", fix)
+    elif shut:
         mode = 0o2770 if state.shared_by_group else 0o700
         paths = [state.root / name for name in shut]
         fix = f"chmod {mode:o} {' '.join(map(str, paths))}"

@@ -9,6 +9,7 @@ patterns can name a common path, and not both are shared. Everything here is tex
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -16,6 +17,9 @@ from typing import Any, NamedTuple
 from necrocode.errors import ConfigError
 
 Segments = tuple[str, ...]
+
+_ESCAPED = re.compile(r"\[[*?[]\]")
+"""How a literal `*`, `?` or `[` is written."""
 
 
 class Claim(NamedTuple):
@@ -183,7 +187,8 @@ def _readings(segment: str) -> set[Segments]:
 
 
 def _is_wild(segment: str) -> bool:
-    return _special(segment) and ("*" in _symbols(segment) or "?" in _symbols(segment))
+    # A class of one character may be a pattern, or a name: see _readings.
+    return _special(segment) and _special(_ESCAPED.sub("", segment))
 
 
 def _special(segment: str) -> bool:

@@ -93,7 +93,8 @@ class ResourceConflictError(Refused, RuntimeError):
         said = f"{runner_id} was refused{after} ({reason}): {held}"
         hint = "wait for the holder (wait=True, --wait) or ask for something else"
         if reason == "duplicate":
-            said = f"the name {runner_id} is taken{''.join(f' by {blocker.facts}' for blocker in blockers)}"
+            whose = "".join(f" by {blocker.facts or blocker.runner_id}" for blocker in blockers)
+            said = f"the name {runner_id} is taken{whose}"
             hint = f"use another name, or wait until that one has ended: necrocode wait {runner_id}"
         elif reason == "waiting":
             said = f"{runner_id} waits for more already: one wait for each lease at a time"

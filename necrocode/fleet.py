@@ -70,9 +70,8 @@ class Fleet:
         self._crew.wake()
 
     def run(self) -> dict[str, Outcome]:
-        """Follow the run to its end; the last outcome of each task. Raises Refused when somebody else
-        is already launching it."""
-        with alone(self._state, self.plan.run_id):
+        """Follow the run to its end; the last outcome of each task. Raises Refused when somebody else does already."""
+        with alone(self._state, self.plan.run_id, **self.plan.followed, failed_too=self._retry_failed):
             began = time.monotonic()
             with self._crew.assembled(lambda: self.schedule.is_over):
                 self._take_up()

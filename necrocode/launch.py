@@ -64,8 +64,10 @@ def draft(file: TaskFile, wishes: Wishes, where: Path) -> Draft:
     mode = wishes.mode or file.defaults.workspace or "worktree"
     agents = _agents(tasks, lambda task: "--agent" if wishes.agent else _place(file, task))
     jobs = wishes.jobs or file.defaults.jobs or os.cpu_count() or 1
+    words = {key: getattr(wishes, key) for key in ("timeout", "retries", "agent", "only")}
+    said = {key: word for key, word in words.items() if word not in (None, "", ())}
     plan = Plan(
-        "", tasks, {}, jobs, mode, agents=agents, setup=file.defaults.setup,  # type: ignore[arg-type]
+        "", tasks, {}, jobs, mode, agents=agents, setup=file.defaults.setup, said=said,  # type: ignore[arg-type]
         result_marks=_result_marks(agents), fail_fast=wishes.fail_fast,
         patience=wishes.patience, source=os.path.abspath(file.name), keep_workspaces=wishes.keep_workspaces,
         heartbeat_timeout=wishes.heartbeat_timeout, grace=wishes.grace,
@@ -107,12 +109,14 @@ def _check_branches(plan: Plan, repository: git.Repository) -> None:
     folders = {str(folder): name for name in known for folder in PurePosixPath(name).parents}
     for task in mine:
         if task.branch and task.branch in out:
-            said = f"branch {task.branch} is checked out in {out[task.branch]}"
-            raise ConfigError(said, where=f"task {task.id}", hint="name another one, or `git switch` to another there")
-        name = task.branch or f"{workspace.OURS}RUN/{task.id}"
+            said, there = f"branch {task.branch} is checked out in {out[task.branch]}", out[task.branch].is_dir()
+            hint = "or `git switch` to another there" if there else "or `git worktree prune`, since that place is gone"
+            raise ConfigError(said, where=f"task {task.id}", hint=f"name another one, {hint}")
+        name = task.branch or f"{workspace.OURS}-/{task.id}"  # no run is called that
         above = (str(folder) for folder in PurePosixPath(name).parents)
         if other := folders.get(name) or next((one for one in above if one in known), None):
-            said = f"there cannot be a branch {name} beside {other}, {known[other]}"
+            called = task.branch or f"{workspace.OURS}RUN/{task.id}"
+            said = f"there cannot be a branch {called} beside {other}, {known[other]}"
             hint = "git keeps one as a folder of the other: choose a name that does not begin with the other's"
             raise ConfigError(said, where=f"task {task.id}", hint=hint)
 
@@ -168,9 +172,11 @@ def said_anew(plan: Plan, said: Mapping[str, Any]) -> Plan:
     return plan._replace(**now)
 
 
-def differences(plan: Plan, file: TaskFile, wishes: Wishes) -> list[str]:
+def differences(plan: Plan, file: TaskFile) -> list[str]:
     """In what the task file is no longer what the plan was made of: tasks, each with what differs."""
-    now = {task.id: _with_wishes(task, wishes) for task in file.tasks}
+    wishes = Wishes(**{key: plan.said[key] for key in ("timeout", "retries", "agent") if key in plan.said})
+    only = plan.said.get("only")
+    now = {task.id: _with_wishes(task, wishes) for task in file.tasks if not only or task.id in only}
     ids = {task.id for task in plan.tasks}
     told = [f"{task_id} (not in the run)" for task_id in now if task_id not in ids]
     for task in plan.tasks:

@@ -117,7 +117,7 @@ class RunnerInstance(NamedTuple):
             "runner_id": self.runner_id,
             "task_id": self.task_id,
             "spec_name": self.spec_name,
-            "workspace_path": str(self.workspace_path),
+            "workspace_path": self.workspace_path,
             "start_time": self.start_time.astimezone(UTC).isoformat(),
             "mono": None if self.mono is None else round(self.mono, 6),
             "last_heartbeat": self.last_heartbeat.astimezone(UTC).isoformat(),

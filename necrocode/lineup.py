@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from necrocode.errors import ConfigError, StateUnreadable
 
@@ -15,14 +14,16 @@ if TYPE_CHECKING:
     from necrocode.event import Event
     from necrocode.runs import Plan
     from necrocode.statedir import StateDir
+    from necrocode.task import Task
 
 _RUNS = 200
 """Of so many runs, the newest, it is asked whether somebody follows them."""
 
 
 class Unbegun(NamedTuple):
-    """A task to come. `behind` are the tasks of its run that it comes after and that are not done, `claims` what it and
-    they want; without them it waits for one of the `places` of its run, or, with `again`, for its next attempt."""
+    """A task to come. `behind` are the tasks of its run that it comes after and that are not done, and those that hold
+    what it wants, which are its `claims`; without any it waits for one of the `places` of its run, or, with `again`,
+    for its next attempt."""
 
     run_id: str
     task_id: str
@@ -37,13 +38,10 @@ def lineup(state: StateDir, events: Iterable[Event]) -> tuple[Unbegun, ...]:
     followed = [run_id for run_id in _runs(state.runs) if _is_followed(state.runs / run_id)]
     if not followed:
         return ()
-    from necrocode.runs import Plan
-
-    events = [event for event in events if event.run_id in followed]
     found: list[Unbegun] = []
     for run_id in followed:
         with suppress(StateUnreadable, ConfigError):  # it went meanwhile, or `doctor` tells of it
-            found += _of_run(state, Plan.load(state, run_id), [event for event in events if event.run_id == run_id])
+            found += _line(state, run_id, [event for event in events if event.run_id == run_id]).to_come()
     return tuple(found)
 
 
@@ -61,42 +59,85 @@ def _is_followed(run: Path) -> bool:
         return False
 
 
-def _of_run(state: StateDir, plan: Plan, events: list[Event]) -> Iterator[Unbegun]:
-    from necrocode.order import read_result
-    from necrocode.runs import attempts_of_all
+def _line(state: StateDir, run_id: str, events: list[Event]) -> _Line:
+    """As its launcher follows it: perhaps not all of the plan, with other places, and what had failed once more."""
+    from necrocode.runs import Plan, run_folder
+    from necrocode.statedir import read_json
 
-    came, last, lines = attempts_of_all(state, plan.run_id), _last(events), _lines(events)
-
-    @cache
-    def is_done(task_id: str) -> bool:
-        with suppress(StateUnreadable):
-            outcome = read_result(came[task_id][-1][1]) if task_id in came else None
-            return outcome is not None and outcome.ok
-        return False
-
-    for task in plan.tasks:
-        again = last.get(task.id) == "attempt.retried"
-        if again or (task.id not in came and last.get(task.id) != "task.cancelled"):
-            line = lines.get(task.id, {})
-            behind = tuple(other for other in dict.fromkeys((*task.after, *line)) if not is_done(other))
-            claims = tuple(dict.fromkeys(claim for other in behind for claim in line.get(other, ())))
-            yield Unbegun(plan.run_id, task.id, behind, claims, plan.jobs, again)
+    plan = Plan.load(state, run_id)
+    try:
+        said: dict[str, Any] = read_json(run_folder(state, run_id) / "launcher.json")
+        wanted, jobs, failed_too = frozenset(said["tasks"]), int(said["jobs"]), bool(said["failed_too"])
+    except (OSError, ValueError, KeyError, TypeError):  # it is only just beginning
+        return _Line(state, plan, _told(events), failed_too=False)
+    plan = plan._replace(tasks=tuple(task for task in plan.tasks if task.id in wanted), jobs=jobs)
+    return _Line(state, plan, _told(events), failed_too=failed_too)
 
 
-def _last(events: Iterable[Event]) -> dict[str, str]:
-    """For each task, what was told of it last that says where it stands."""
-    return {
-        event.task_id: event.kind
-        for event in events
-        if event.kind.startswith("attempt.") or event.kind == "task.cancelled"
-    }
+class _Line:
+    """One run's tasks as they stand: `plan` as it is followed, `told` what its launcher said of each task last."""
+
+    def __init__(self, state: StateDir, plan: Plan, told: Mapping[str, str], *, failed_too: bool) -> None:
+        from necrocode.claim import ClaimIndex
+        from necrocode.runs import attempts_of_all
+
+        self._plan, self._told, self._failed_too = plan, told, failed_too
+        self._last = {task_id: came[-1][1] for task_id, came in attempts_of_all(state, plan.run_id).items()}
+        self._here = {task.id for task in plan.tasks}
+        self._results: dict[str, bool] = {}
+        self._held = ClaimIndex()
+        for task_id, folder in self._last.items():
+            if not (folder / "result.json").exists():
+                self._held.add(task_id, plan.claims.get(task_id, ()))
+
+    def to_come(self) -> Iterator[Unbegun]:
+        off: set[str] = set()
+        for task in self._plan.tasks:
+            if self._is_to_come(task.id):
+                if off.intersection(task.after) or any(map(self._has_failed, task.after)):
+                    off.add(task.id)  # the launcher is about to say so
+                else:
+                    yield self._unbegun(task)
+
+    def _unbegun(self, task: Task) -> Unbegun:
+        blockers = self._held.blockers(task.id, self._plan.claims.get(task.id, ()))
+        after = [other for other in task.after if other in self._here and not self._is_done(other)]
+        claims = tuple(dict.fromkeys(str(wanted) for wanted, _ in blockers.values()))
+        again = self._told.get(task.id) == "attempt.retried"
+        return Unbegun(
+            self._plan.run_id, task.id, (*dict.fromkeys((*after, *blockers)),), claims, self._plan.jobs, again
+        )
+
+    def _is_to_come(self, task_id: str) -> bool:
+        told = self._told.get(task_id)
+        if told == "attempt.retried":
+            return True
+        if task_id not in self._last:
+            return told != "task.cancelled"
+        return told is None and self._failed_too and self._has_ended(task_id) and not self._is_done(task_id)
+
+    def _has_failed(self, task_id: str) -> bool:
+        return self._has_ended(task_id) and not self._is_done(task_id) and not self._is_to_come(task_id)
+
+    def _has_ended(self, task_id: str) -> bool:
+        return task_id in self._last and (self._last[task_id] / "result.json").exists()
+
+    def _is_done(self, task_id: str) -> bool:
+        from necrocode.order import read_result
+
+        if task_id not in self._results and task_id in self._last:
+            with suppress(StateUnreadable):
+                outcome = read_result(self._last[task_id])
+                self._results[task_id] = outcome is not None and outcome.ok
+        return self._results.get(task_id, False)
 
 
-def _lines(events: Iterable[Event]) -> dict[str, dict[str, tuple[str, ...]]]:
-    """For each task that was put in line, behind which others, and for what."""
-    lines: dict[str, dict[str, tuple[str, ...]]] = {}
+def _told(events: Iterable[Event]) -> dict[str, str]:
+    """For each task, what was told of it last that says where it stands, by the launcher that is there now."""
+    last: dict[str, str] = {}
     for event in events:
-        if event.kind == "conflict.avoided":
-            claims = tuple(map(str, event.facts.get("claims", ())))
-            lines.setdefault(event.task_id, {})[str(event.facts.get("after", ""))] = claims
-    return lines
+        if event.kind in ("run.started", "run.resumed"):
+            last.clear()
+        elif event.kind.startswith("attempt.") or event.kind == "task.cancelled":
+            last[event.task_id] = event.kind
+    return last

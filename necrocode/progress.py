@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 from necrocode import journal
 from necrocode.outcome import Outcome, Status
 from necrocode.plan import PlanRow
-from necrocode.runs import Plan
+from necrocode.runs import Plan, run_folder
 from necrocode.screen import Column, Row, clean, counted, duration, styled, table
 
 if TYPE_CHECKING:
@@ -171,10 +171,18 @@ def kept(state: StateDir, plan: Plan) -> list[Kept]:
         return []
     found = {
         event.task_id: Kept(event.task_id, path, str(event.facts.get("reason", "")).removeprefix(f"{path} was kept: "))
-        for event in journal.read(state.events)
-        if event.kind == "workspace.kept" and event.run_id == plan.run_id and (path := str(event.facts.get("path")))
+        for event in journal.read(state.events, _since(state, plan), kind="workspace.kept", run_id=plan.run_id)
+        if (path := str(event.facts.get("path")))
     }
     return [one for one in found.values() if os.path.isdir(one.path)]
+
+
+def _since(state: StateDir, plan: Plan) -> float | None:
+    """When the run was begun: no event of it is older."""
+    try:
+        return (run_folder(state, plan.run_id) / "plan.json").stat().st_mtime - 60.0
+    except OSError:
+        return None
 
 
 def summary(

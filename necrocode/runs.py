@@ -6,7 +6,7 @@ Whoever has the plan can go on with the run. What became of it lies beside it, o
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +26,7 @@ _ALPHABET = "23456789abcdefghjkmnpqrstuvwxyz"
 class Plan(NamedTuple):
     """One run as it was meant. `claims` are those of each task by its id, resolved against the disk; `agents` the
     argv templates by name; `repository` is "" when no task needs one; `base` is a commit, `base_name` what it was
-    called; `directory` is where workspaces are made."""
+    called; `directory` is where workspaces are made; `said` is what the command line said of the tasks."""
 
     run_id: str
     tasks: tuple[Task, ...]
@@ -47,6 +47,7 @@ class Plan(NamedTuple):
     keep_workspaces: bool = False
     source: str = ""
     created: str = ""
+    said: Mapping[str, Any] = {}
 
     def task(self, task_id: str) -> Task:
         """Raises ConfigError for an id that is not of this run."""
@@ -56,6 +57,11 @@ class Plan(NamedTuple):
         raise ConfigError(
             f"run {self.run_id} has no task {task_id!r}", hint=f"its tasks: {', '.join(t.id for t in self.tasks)}"
         )
+
+    @property
+    def followed(self) -> dict[str, Any]:
+        """What its launcher lets everybody know: this may be less than the whole run, with other places."""
+        return {"jobs": self.jobs, "tasks": [task.id for task in self.tasks]}
 
     def branch(self, task: Task) -> str:
         return task.branch or f"{self.branches}{task.id}"
@@ -224,10 +230,22 @@ def standing(state: StateDir, plan: Plan) -> Standing:
     came = {task.id: [_result(folder) for _, folder in known.get(task.id, ())] for task in plan.tasks}
     done = {task_id for task_id, outcomes in came.items() if any(one and one.ok for one in outcomes)}
     left = [task for task in plan.tasks if task.id not in done]
-    failed = {one.id for one in left if _is_over(came[one.id][asked_anew(came[one.id], one.retries) :], one.retries)}
-    while more := {task.id for task in left if failed.intersection(task.after)} - failed:
-        failed |= more
-    return Standing(frozenset(done), frozenset(failed))
+    failed = [one.id for one in left if _is_over(came[one.id][asked_anew(came[one.id], one.retries) :], one.retries)]
+    return Standing(frozenset(done), frozenset(_with_what_follows(failed, left)))
+
+
+def _with_what_follows(failed: Iterable[str], tasks: Iterable[Task]) -> set[str]:
+    """These, and all that come after one of them."""
+    after: dict[str, list[str]] = {}
+    for task in tasks:
+        for other in task.after:
+            after.setdefault(other, []).append(task.id)
+    found, new = set[str](), [*failed]
+    while new:
+        if (task_id := new.pop()) not in found:
+            found.add(task_id)
+            new += after.get(task_id, ())
+    return found
 
 
 def _result(folder: Path) -> Outcome | None:
@@ -247,6 +265,6 @@ def asked_anew(came: Sequence[Outcome | None], retries: int) -> int:
 
 def _is_over(came: Sequence[Outcome | None], retries: int) -> bool:
     outcomes = [one for one in came if one]
-    failed = [one for one in outcomes if one.status in (Status.FAILED, Status.TIMED_OUT)]
-    lost = sum(one.status is Status.LOST for one in outcomes)
-    return len(failed) > retries or lost >= POISON_LIMIT or any(one.error_kind in FINAL_ERRORS for one in failed)
+    lost = sum(one.error_kind == "lost" for one in outcomes)  # also the last one, which is told as a failure
+    ended = [one for one in outcomes if one.status in (Status.FAILED, Status.TIMED_OUT) and one.error_kind != "lost"]
+    return len(ended) > retries or lost >= POISON_LIMIT or any(one.error_kind in FINAL_ERRORS for one in ended)

@@ -145,6 +145,6 @@ class ParallelExecutionContext:
 
 
 def _checked(interval: float) -> float:
-    if isinstance(interval, bool) or not interval > 0:
+    if isinstance(interval, bool) or not isinstance(interval, int | float) or not interval > 0:
         raise ConfigError(f"a heartbeat interval of {interval!r} is not possible", hint="give seconds > 0")
     return interval

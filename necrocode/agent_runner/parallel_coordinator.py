@@ -189,7 +189,8 @@ class ParallelCoordinator:
         """Replace what this runner holds of each given kind, keep the other, and give a sign of life: in one step.
 
         Raises ResourceConflictError, changing nothing, when somebody else holds some of it (see `on_conflict`;
-        `timeout` bounds a wait), Deadlock for a wait that could never end, LeaseLost when not registered."""
+        `timeout` bounds a wait), Deadlock for a wait that could never end (two who wait for what the other would give
+        back only then, too), LeaseLost when not registered."""
         lease = self.lease(runner_id)
         wanted = _claims(lease.record.workspace_path, files or (), branches or ())
         given = {family for family, names in (("file", files), ("branch", branches)) if names is not None}

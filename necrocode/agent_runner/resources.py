@@ -68,7 +68,7 @@ def place_of(workspace_path: StrPath) -> Place:
 
 def _elsewhere(target: str) -> Claim:
     """The claim on a real path outside the work space: the repository's that it lies in, or a place on the disk."""
-    there = place_of(next(above for above in Path(target).parents if above.is_dir()))
+    there = place_of(next(above for above in Path(target).parents if os.path.isdir(above)))
     return git.path_claim(there.repository if there.in_repository else _DISK, target)
 
 

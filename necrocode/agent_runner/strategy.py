@@ -73,7 +73,6 @@ def extend(
         try:
             if on_conflict == "wait":  # who gave back first could wait in vain, and would have neither
                 ledger.claim(lease, wanted, wait=True, timeout=timeout)
-                wanted = ()
             return ledger.claim(lease, wanted, drop=drop)
         except ResourceConflictError as refusal:
             if on_conflict != "warn":

@@ -145,7 +145,7 @@ def _edited(plan: Plan, options: dict[str, Any]) -> list[str]:
         return []
     try:
         found = settings.resolve(Path.cwd(), options)
-        other = differences(plan, read_tasks(plan.source, found.base), _wishes(found, options))
+        other = differences(plan, read_tasks(plan.source, found.base))
     except ConfigError as error:
         return [f"run {plan.run_id} goes on as it was planned; its file cannot be used now: {error}"]
     more = f" and {len(other) - _SHOWN} more" if len(other) > _SHOWN else ""

@@ -268,6 +268,13 @@ def test_a_directory_that_cannot_be_made_is_found(cli: Cli) -> None:
     assert not found["ok"] and found["fix"]
 
 
+def test_a_link_to_nowhere_is_found_among_all_else(cli: Cli) -> None:
+    link = cli.where.parent / "link"
+    link.symlink_to("/nowhere/at/all")
+    found = findings(cli, "--state-dir", str(link))
+    assert not found["state directory"]["ok"] and found["python"]["ok"]
+
+
 def without_rights(cli: Cli, *args: str) -> subprocess.CompletedProcess[str]:
     """As root without what lets it read and write everything: rights hold then as they do for others."""
     argv = [sys.executable, "-m", "necrocode", *args]

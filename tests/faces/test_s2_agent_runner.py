@@ -270,7 +270,8 @@ def test_an_update_that_fails_gives_nothing_back(coordinator, strategy):
     assert [one.files_locked for one in coordinator.get_runners()] == [{"a.py"}]
 
 
-def test_two_threads_replace_what_one_runner_holds(coordinator):
+@pytest.mark.parametrize("strategy", ["refuse", "wait"])
+def test_two_threads_replace_what_one_runner_holds(coordinator, strategy):
     """S2-29: in one step, so what is left is what one of them said, never both."""
     add(coordinator, 1)
     for _ in range(60):
@@ -278,7 +279,7 @@ def test_two_threads_replace_what_one_runner_holds(coordinator):
 
         def replace(name, start=start):
             start.wait()
-            coordinator.update_resources("runner-1", files=[name])
+            coordinator.update_resources("runner-1", files=[name], on_conflict=strategy)
 
         threads = [threading.Thread(target=replace, args=(name,)) for name in ("a.py", "b.py")]
         for thread in threads:

@@ -223,9 +223,8 @@ def test_s4_26_actors_that_finished_are_not_run_again():
         state.event_bus.subscribe(EventPrinter(show_timestamp=False, stream=shown))
         first = await ExecutionEvent(actor=BaseActor(name="first", handler=work))("quick", None, state)
         doing = asyncio.ensure_future(ExecutionEvent(actor=BaseActor(name="second", handler=work))("long", None, state))
-        while interrupted and len(ran) < 2:
-            await asyncio.sleep(0.001)
         if interrupted:
+            await until(lambda: len(ran) == 2)
             doing.cancel()
         await asyncio.wait([doing])
         await state.event_bus.settled()

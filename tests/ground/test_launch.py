@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import threading
 from pathlib import Path
@@ -10,9 +11,11 @@ import pytest
 from conftest import sh
 
 from necrocode import launcher, process
-from necrocode.errors import ConfigError, NecrocodeError
+from necrocode.errors import ConfigError, NecrocodeError, Refused
 from necrocode.launch import AgentMissing, Draft, Wishes, draft, presets
-from necrocode.statedir import to_json
+from necrocode.ledger import lifeline
+from necrocode.runs import new_run, run_folder
+from necrocode.statedir import StateDir, to_json
 from necrocode.task import parse_tasks
 from necrocode.work import filled
 
@@ -226,6 +229,30 @@ def test_a_launcher_that_has_only_just_begun_is_named_all_the_same(
     path.write_bytes(to_json({**ours._asdict(), "pid": ended.pid}))
     threading.Timer(0.1, lambda: path.write_bytes(to_json(ours._asdict()))).start()
     assert launcher.named(path) == ours
+
+
+def test_who_only_looks_keeps_no_launcher_out(tmp_path: Path) -> None:
+    """`status` looks whether runs are followed; whoever does follow is told of, all the same."""
+    state = StateDir(tmp_path / "state")
+    run_id = new_run(state)
+    path = run_folder(state, run_id) / "launcher.json"
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.is_set():
+            lifeline.is_held(path)
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    try:
+        for _ in range(300):
+            with launcher.alone(state, run_id):
+                assert lifeline.is_held(path)
+        with launcher.alone(state, run_id), pytest.raises(Refused, match=f"pid {os.getpid()} "):
+            launcher.alone(state, run_id).__enter__()
+    finally:
+        over.set()
+        looking.join()
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"pid": []}', "{"])

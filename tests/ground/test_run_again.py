@@ -119,6 +119,24 @@ def test_what_was_done_when_it_was_tried_again_stays_done(plain: Command) -> Non
     assert plain.run("--resume", "last").stdout.count("done") == 4 and plain.begun == []
 
 
+def test_a_task_whose_runners_died_three_times_is_over_until_it_is_asked_for(plain: Command) -> None:
+    """The third death is told as a failure, and is none of its attempts all the same."""
+    file = plain.write({"p": f"test -e {plain.go} || kill -9 $PPID"}, head=NO_WORKSPACE, p="retries = 1")
+    plain.run(file, code=1)
+    assert json.loads(plain.run("--resume", "last", "--dry-run", "--json").stdout)["tasks"] == []
+    plain.go.touch()
+    plain.run(file, "--failed")
+    plain.run("--resume", "last")
+
+
+def test_what_was_said_of_the_first_run_is_no_difference(plain: Command) -> None:
+    file = plain.write({"p": "false", "q": "false"}, head=NO_WORKSPACE, p="retries = 1")
+    plain.run(file, "--timeout", "60", "--retries", "0", "--only", "p", code=1)
+    assert "note:" not in plain.run("--resume", "last", code=1).stderr
+    plain.write({"p": "exit 3", "q": "false"}, head=NO_WORKSPACE, p="retries = 1")
+    assert "differs now in p (command) " in plain.run("--resume", "last", code=1).stderr
+
+
 # -- dry runs
 
 
@@ -132,7 +150,7 @@ def test_a_dry_run_leaves_out_what_is_done(plain: Command) -> None:
     resumed = plain.run("--resume", "last", "--dry-run", "--json")
     assert json.loads(resumed.stdout)["tasks"] == []
     assert "not tried again without --failed: late, p" in resumed.stderr
-    assert plain.begun == ["good", "p"]
+    assert sorted(plain.begun) == ["good", "p"]
 
 
 def test_a_dry_run_and_a_refused_file_make_no_state_directory(plain: Command) -> None:

@@ -56,10 +56,12 @@ class Command:
         assert started.returncode == code, (started.returncode, out, said)
         return subprocess.CompletedProcess(started.args, started.returncode, out, said)
 
-    def look(self, verb: str) -> subprocess.CompletedProcess[str]:
+    def look(self, verb: str, code: int = 0) -> subprocess.CompletedProcess[str]:
         argv = [sys.executable, "-m", "necrocode", "--state-dir", str(self.state), *verb.split()]
         env = {**os.environ, "COLUMNS": "300"}
-        return subprocess.run(argv, cwd=self.where, env=env, capture_output=True, text=True, timeout=60, check=True)
+        done = subprocess.run(argv, cwd=self.where, env=env, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == code, (done.stdout, done.stderr)
+        return done
 
     @property
     def begun(self) -> list[str]:
@@ -386,6 +388,8 @@ def test_what_lies_on_a_read_only_disk_may_be_looked_at(plain: Command) -> None:
         subprocess.run(["mount", "-o", "remount,ro", str(plain.tmp / "disk")], check=True)
         told = {verb: plain.look(verb).stdout for verb in ("status", "why a", "logs a", "report", "events", "metrics")}
         assert "said" in told["logs a"] and all(told.values())
+        checked = plain.look("doctor", code=1).stdout
+        assert "read-only: only looking works" in checked and "chmod" not in checked
         refused = plain.run(plain.tmp / "tasks.toml", code=125).stderr
         assert str(plain.state) in refused and "Read-only file system" in refused and len(plain.runs) == 1
 

@@ -90,6 +90,8 @@ MEET = [
     ("file:a[*]", "file:a[*]"),
     ("file:[id].tsx", "file:[[]id].tsx"),
     ("file:[...all]/x", "file:[[]...all]/x"),
+    ("file:[a].tsx", "file:[[]a].tsx"),
+    ("file:[a].tsx", "file:a.tsx"),
     ("branch:fix", "branch:fix"),
     ("branch:fix", "branch:fix/1"),
     ("workspace:/w", "workspace:/w/x"),
