@@ -46,8 +46,15 @@ def lineup(state: StateDir, events: Iterable[Event]) -> tuple[Unbegun, ...]:
 
 
 def _runs(folder: Path) -> list[str]:
-    entries = sorted(os.scandir(folder), key=lambda entry: entry.stat().st_mtime, reverse=True)
+    entries = sorted(os.scandir(folder), key=_changed, reverse=True)
     return [entry.name for entry in entries[:_RUNS]]
+
+
+def _changed(entry: os.DirEntry[str]) -> float:
+    try:
+        return entry.stat().st_mtime
+    except FileNotFoundError:  # it went just now
+        return 0.0
 
 
 def _is_followed(run: Path) -> bool:
