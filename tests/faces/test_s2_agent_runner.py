@@ -24,21 +24,7 @@ from necrocode.agent_runner import (
     RunnerInstance,
 )
 from necrocode.errors import ConfigError, LeaseLost
-from necrocode.testing import check, wait_for
-
-
-@pytest.fixture
-def state(tmp_path: Path) -> Path:
-    return tmp_path / "coordination"
-
-
-@pytest.fixture
-def coordinator(state: Path):
-    made = ParallelCoordinator(state, max_parallel_runners=3)
-    yield made
-    let_go(made)
-    assert check(state)
-
+from necrocode.testing import wait_for
 
 # ---- what the document's own tests assert (numbers as in its list)
 

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
 from s2_runners import Runner, add, leaves_when_awaited, let_go, runners
@@ -23,20 +22,6 @@ from necrocode.agent_runner import (
 from necrocode.agent_runner.estimate import expected_wait
 from necrocode.errors import ConfigError, LeaseLost
 from necrocode.testing import check, wait_for
-
-
-@pytest.fixture
-def state(tmp_path: Path) -> Path:
-    return tmp_path / "coordination"
-
-
-@pytest.fixture
-def coordinator(state: Path):
-    made = ParallelCoordinator(state, max_parallel_runners=3)
-    yield made
-    let_go(made)
-    assert check(state)
-
 
 # ---- the estimate
 

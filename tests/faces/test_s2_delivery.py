@@ -5,32 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from functools import partial
-from pathlib import Path
 
-import pytest
-from s2_repository import clone, git, made_repository, settings, task
+from s2_repository import clone, git, task
 
 from necrocode.agent_runner import (
     RunnerOrchestrator,
     RunnerState,
 )
-
-
-@pytest.fixture
-def repo(tmp_path: Path) -> Path:
-    return made_repository(tmp_path / "repo")
-
-
-@pytest.fixture
-def state(tmp_path: Path) -> Path:
-    return tmp_path / "state"
-
-
-@pytest.fixture
-def config(tmp_path: Path):
-    return partial(settings, tmp_path)
-
 
 # ---- what is left behind
 

@@ -7,11 +7,10 @@ import subprocess
 import sys
 import threading
 import time
-from functools import partial
 from pathlib import Path
 
 import pytest
-from s2_repository import clone, events, git, made_repository, nothing_is_held, settings, task
+from s2_repository import clone, events, git, nothing_is_held, task
 from s2_runners import Runner, leaves_when_awaited, runners
 from stalls import longer, unstalled
 
@@ -20,22 +19,6 @@ from necrocode.agent_runner import (
     RunnerOrchestrator,
 )
 from necrocode.testing import wait_for
-
-
-@pytest.fixture
-def repo(tmp_path: Path) -> Path:
-    return made_repository(tmp_path / "repo")
-
-
-@pytest.fixture
-def state(tmp_path: Path) -> Path:
-    return tmp_path / "state"
-
-
-@pytest.fixture
-def config(tmp_path: Path):
-    return partial(settings, tmp_path)
-
 
 # ---- the limit
 

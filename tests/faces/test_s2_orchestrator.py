@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-from functools import partial
-from pathlib import Path
 
 import pytest
-from s2_repository import WRITE, events, git, made_repository, nothing_is_held, settings, task
+from s2_repository import WRITE, events, git, nothing_is_held, task
 
 from necrocode.agent_runner import (
     ImplementationResult,
@@ -15,22 +13,6 @@ from necrocode.agent_runner import (
     RunnerState,
     TaskContext,
 )
-
-
-@pytest.fixture
-def repo(tmp_path: Path) -> Path:
-    return made_repository(tmp_path / "repo")
-
-
-@pytest.fixture
-def state(tmp_path: Path) -> Path:
-    return tmp_path / "state"
-
-
-@pytest.fixture
-def config(tmp_path: Path):
-    return partial(settings, tmp_path)
-
 
 # ---- the whole way
 

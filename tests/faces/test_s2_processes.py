@@ -4,29 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-from pathlib import Path
 
 import pytest
-from s2_runners import Runner, Told, add, let_go, race, runners
+from s2_runners import Runner, Told, add, race, runners
 
 from necrocode.agent_runner import (
     ParallelCoordinator,
 )
 from necrocode.testing import check, wait_for
-
-
-@pytest.fixture
-def state(tmp_path: Path) -> Path:
-    return tmp_path / "coordination"
-
-
-@pytest.fixture
-def coordinator(state: Path):
-    made = ParallelCoordinator(state, max_parallel_runners=3)
-    yield made
-    let_go(made)
-    assert check(state)
-
 
 # ---- processes
 

@@ -6,29 +6,12 @@ import io
 import json
 import sys
 import threading
-from functools import partial
-from pathlib import Path
 
 import pytest
-from s2_repository import made_repository, nothing_is_held, settings, task
+from s2_repository import nothing_is_held, task
 
 from necrocode.agent_runner import MetricsReporter, ParallelCoordinator, RunnerOrchestrator
 from necrocode.testing import wait_for
-
-
-@pytest.fixture
-def repo(tmp_path: Path) -> Path:
-    return made_repository(tmp_path / "repo")
-
-
-@pytest.fixture
-def state(tmp_path: Path) -> Path:
-    return tmp_path / "state"
-
-
-@pytest.fixture
-def config(tmp_path: Path):
-    return partial(settings, tmp_path)
 
 
 def test_a_run_without_a_slot_counts_itself_when_it_is_left_behind_too(repo, config, state):
