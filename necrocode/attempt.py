@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from necrocode.claim import Claim
 from necrocode.environment import environment
 from necrocode.errors import (
     GitFailed,
+    LandingConflict,
     LeaseLost,
     NecrocodeError,
     Refused,
@@ -32,7 +33,7 @@ from necrocode.lease import Lease, Request
 from necrocode.ledger.files import FileLedger
 from necrocode.order import Order, write_result
 from necrocode.outcome import Outcome, Status
-from necrocode.statedir import mark, told
+from necrocode.statedir import mark, put, told
 from necrocode.work import Place, StopSign, Work, Worker, run_command, verify, worker_for
 
 DIFF_LIMIT = 1 << 20
@@ -160,6 +161,8 @@ class Attempt:
             return Work(Status.LOST, str(lost), "lost")
         except TaskFailed as failed:
             return self._unless_lost(Work(Status.FAILED, str(failed), "work"))
+        except LandingConflict as conflict:
+            return self._unless_lost(Work(Status.FAILED, advised(conflict), "needs_attention"))
         except NecrocodeError as error:
             return self._unless_lost(Work(Status.FAILED, advised(error), self._last_phase))
 
@@ -192,9 +195,10 @@ class Attempt:
         repository = git.open_repository(order.repository) if order.repository and order.mode != "none" else None
         self._workspace = workspace.prepare(
             repository, state_root=self.ledger.state.root, path=order.path, branch=order.branch, base=order.base,
-            mode=order.mode, holder=self._runner_id,
+            mode=order.mode, holder=self._runner_id, join=order.join,
         )  # fmt: skip
         deadline = None if order.task.timeout is None else time.monotonic() + order.task.timeout
+        self._tell_saved(self._workspace, self._workspace.saved)
         env = environment(order, lease, deadline, self.ledger.state.root, self._scratch)
         place = Place(
             self._workspace, self._folder, order.task, env, self._stop,
@@ -224,10 +228,14 @@ class Attempt:
         try:
             if not outcome.ok:
                 raise WorkspaceKept(str(place.path), f"the attempt {outcome.status}")
-            workspace.retire(place, landed=True)
+            self._tell_saved(place, workspace.retire(place, landed=True))
         except (WorkspaceKept, GitFailed, OSError) as kept:
             return self._tell("workspace.kept", path=str(place.path), reason=str(kept))
         self._tell("workspace.removed", path=str(place.path))
+
+    def _tell_saved(self, place: workspace.Workspace, refs: Iterable[str]) -> None:
+        for ref in refs:
+            self._tell("snapshot.taken", ref=ref, commit=git.rev_parse(ref, cwd=place.repo.common_dir))
 
     # ---- the outcome
 
@@ -252,14 +260,14 @@ class Attempt:
             return {}
 
     def _changes(self, place: workspace.Workspace) -> dict[str, Any]:
-        """What the branch has over its base, and the diff as a file."""
+        """What the branch has over its base, and the diff as a file: on the disk before the result that names it."""
         root, tip = place.repo.common_dir, git.branch_tip(place.branch, cwd=place.repo.common_dir)
         if not tip or tip == place.base:
             return {}
-        changes = git.changes(place.base, tip, cwd=root)
-        (self._folder / "diff.patch").write_text(
-            git.diff(place.base, tip, cwd=root, limit=DIFF_LIMIT), errors="surrogateescape"
-        )
+        # An older branch lacks what its base got since: that is nothing which it took away.
+        since = git.merge_base(place.base, tip, cwd=root) or place.base
+        changes, diff = git.changes(since, tip, cwd=root), git.diff(since, tip, cwd=root, limit=DIFF_LIMIT)
+        put(self._folder / "diff.patch", os.fsencode(diff), durable=True)
         added, removed = (sum(getattr(change, side) or 0 for change in changes) for side in ("added", "removed"))
         self._tell("work.recorded", files_changed=len(changes), lines_added=added, lines_removed=removed)
         return {

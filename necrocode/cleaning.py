@@ -19,6 +19,7 @@ from necrocode import git, journal, lookup, process, runs, scratch, workspace
 from necrocode.board import KEEP_SECONDS
 from necrocode.claim import Claim
 from necrocode.errors import ConfigError, GitFailed, NecrocodeError, StateUnreadable
+from necrocode.event import Event
 from necrocode.lease import Request
 from necrocode.ledger import lifeline
 from necrocode.ledger.files import FileLedger
@@ -180,13 +181,18 @@ def _removal(ledger: FileLedger, left: Leftover, force: bool) -> Callable[[], st
         finally:
             ledger.release(lease)
         path = str(left.workspace.path)
-        told = [journal.make("snapshot.taken", runner_id=left.holder, ref=ref) for ref in saved]
+        told = [_saved(left, ref) for ref in saved]
         journal.append(
             ledger.state.events, [*told, journal.make("workspace.removed", runner_id=left.holder, path=path)]
         )
         return f"saved as {', '.join(saved)}" if saved else ""
 
     return remove
+
+
+def _saved(left: Leftover, ref: str) -> Event:
+    commit = git.rev_parse(ref, cwd=left.workspace.repo.common_dir)
+    return journal.make("snapshot.taken", runner_id=left.holder, ref=ref, commit=commit)
 
 
 def _scratch(ledger: FileLedger) -> Iterator[Thing]:

@@ -21,7 +21,8 @@ from necrocode.task import Argv, Task
 class Order(NamedTuple):
     """One attempt as it is ordered. Whoever has this can carry it: nothing else is shared.
 
-    `repository` and `path` are directories ("" for no repository); `base` is any revision; `claims` are wanted on
+    `repository` and `path` are directories ("" for no repository); `base` is any revision, which a branch that is
+    there already is to have too when `join` is set; `claims` are wanted on
     top of the workspace and the branch; `patience` is how many seconds to wait for what strangers hold (None: for
     ever), when `wait` is set; `folder` is where logs and the result go;
     `result_mark` is a text in the line of output with which the agent tells its result ("" when it tells none);
@@ -35,6 +36,7 @@ class Order(NamedTuple):
     repository: str = ""
     branch: str = ""
     base: str = "HEAD"
+    join: bool = False
     mode: workspace.Mode = "worktree"
     claims: tuple[Claim, ...] = ()
     agent: Argv = ()

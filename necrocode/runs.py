@@ -94,14 +94,17 @@ class Plan(NamedTuple):
         )  # fmt: skip
         if not isolated:
             return order
-        return order._replace(repository=self.repository, branch=self.branch(task), base=self._base(task, done))
+        base = self._base(task, done)
+        order = order._replace(base=base or self.base, join=bool(base))
+        return order._replace(repository=self.repository, branch=self.branch(task))
 
     def _base(self, task: Task, done: Mapping[str, Outcome]) -> str:
         """The branches of those it comes after, and of those that had its files before it in this run, merged: two
-        tasks that want the same file are put in line, and the second one builds on what the first one did."""
+        tasks that want the same file are put in line, and the second one builds on what the first one did. "" when
+        it builds on nobody's work."""
         tips = list(dict.fromkeys(self._tips(task, done, set())))
         if not tips:
-            return self.base
+            return ""
         return tips[0] if len(tips) == 1 else git.merge(tips, cwd=self.repository, message=f"Base of {task.id}")
 
     def _tips(self, task: Task, done: Mapping[str, Outcome], seen: set[str]) -> Iterator[str]:

@@ -86,10 +86,15 @@ def _starting_point(wanted: Wanted, tip: str | None) -> tuple[str, tuple[str, ..
     if tip is None or tip == wanted.base:
         return wanted.base, ()
     if not wanted.fresh:
-        return tip, ()
+        return (_joined(wanted) if wanted.join else tip), ()
     if git.is_ancestor(tip, wanted.base, cwd=wanted.home):
         return wanted.base, ()
     return wanted.base, (save_ref(wanted.repository, wanted.path, tip),)
+
+
+def _joined(wanted: Wanted) -> str:
+    message = f"Merge {wanted.join.removeprefix('refs/heads/')} into {wanted.branch}"
+    return git.merge([wanted.ref, wanted.join], cwd=wanted.home, message=message)
 
 
 def _move_branch(wanted: Wanted, start: str, tip: str | None, lock: int) -> None:

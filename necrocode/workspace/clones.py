@@ -100,7 +100,7 @@ def _committed(workspace: Workspace, message: str) -> str | None:
         made = git.commit_all(workspace.path, message)
         _follow(workspace)
         return made
-    root, tip = workspace.repo.common_dir, collect(workspace)
+    root, tip = workspace.repo.common_dir, _followed(workspace)
     tree = git.work_tree(workspace.path, parent=tip, git_dir=workspace.repo.common_dir)
     if tree.files == tree.committed:
         return None
@@ -116,12 +116,30 @@ def _follow(workspace: Workspace) -> None:
         return
     head, tip = git.rev_parse("HEAD", cwd=path), git.ref_tip(ref, cwd=path)
     if tip is not None and not git.is_ancestor(tip, head, cwd=path):
-        raise ConfigError(
-            f"the work is on {here or 'a detached HEAD'}, which does not continue {workspace.branch}",
-            hint=f"look at {path} and merge it by hand",
-        )
+        raise _strayed(workspace, here)
     git.update_ref(ref, head, tip or "", cwd=path)
     git.run("symbolic-ref", "-m", "necrocode", "HEAD", ref, cwd=path)
+
+
+def _followed(workspace: Workspace) -> str:
+    """The branch at home, brought to the commit that is checked out in the clone."""
+    head = text_of(workspace.path / ".git" / "HEAD").strip()
+    if head == f"ref: refs/heads/{workspace.branch}":
+        return collect(workspace)
+    home = workspace.repo.common_dir
+    with _all_fetched(workspace) as (tips, there):
+        ours = tips.get(f"refs/heads/{workspace.branch}")
+        tip = _bring_home(workspace, ours) if ours else git.branch_tip(workspace.branch, cwd=home)
+        if there and (not tip or git.is_ancestor(tip, there, cwd=home)):
+            return _bring_home(workspace, there)
+    raise _strayed(workspace, head.removeprefix("ref: refs/heads/") if head.startswith("ref: ") else None)
+
+
+def _strayed(workspace: Workspace, here: str | None) -> ConfigError:
+    return ConfigError(
+        f"the work is on {here or 'a detached HEAD'}, which does not continue {workspace.branch}",
+        hint=f"look at {workspace.path} and merge it by hand",
+    )
 
 
 def preserve_clone(workspace: Workspace) -> tuple[str, ...]:

@@ -56,7 +56,8 @@ class Workspace(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """What `prepare` was asked for, resolved: `base` is a commit, `path` real, `fresh` decided."""
+    """What `prepare` was asked for, resolved: `base` is a commit, `path` real, `fresh` decided, `join` what `base`
+    was called when a branch that is there is to have it too, else ""."""
 
     repository: Repository
     state_root: Path
@@ -65,6 +66,7 @@ class Wanted(NamedTuple):
     base: str
     holder: str
     fresh: bool
+    join: str = ""
 
     @property
     def home(self) -> Path:

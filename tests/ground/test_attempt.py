@@ -116,6 +116,30 @@ def test_a_command_works_in_its_own_place_and_its_work_is_committed(desk: Desk) 
     assert kinds[-2:] == ["attempt.finished", "lease.released"]
 
 
+def test_what_changed_is_a_file_for_its_owner_only(desk: Desk) -> None:
+    order = desk.shell("echo two >> README.md")
+    desk.carry(order)
+    assert (Path(order.folder) / "diff.patch").stat().st_mode & 0o777 == 0o600
+
+
+def test_what_the_base_got_since_a_branch_was_made_is_no_change_of_it(desk: Desk) -> None:
+    desk.git("branch", "older", "HEAD~1")
+    order = desk.order(Task("t", command=("sh", "-c", "echo new > new.txt"), branch="older"))
+    outcome = desk.carry(order)
+    assert outcome.files_changed == ("new.txt",) and (outcome.lines_added, outcome.lines_removed) == (1, 0)
+    assert "src/a.py" not in (Path(order.folder) / "diff.patch").read_text()
+
+
+@pytest.mark.parametrize("mode", ["worktree", "clone"])
+def test_what_an_earlier_attempt_left_is_saved_and_told(desk: Desk, mode: str) -> None:
+    desk.carry(desk.shell("echo half > half.txt; exit 3", terms={"mode": mode}))
+    order = desk.shell("true", terms={"mode": mode})
+    assert desk.carry(order).ok
+    (told,) = journal.read(desk.ledger.state.events, runner_id=order.runner_id, kind="snapshot.taken")
+    assert desk.git("rev-parse", told.facts["ref"]) == told.facts["commit"]
+    assert desk.git("show", f"{told.facts['commit']}:half.txt") == "half"
+
+
 def test_nothing_to_commit_is_done_without_a_commit(desk: Desk) -> None:
     outcome = desk.carry(desk.shell("true"))
     assert (outcome.status, outcome.commits, outcome.files_changed) == (Status.DONE, (), ())

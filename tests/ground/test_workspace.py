@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from necrocode import git, workspace
-from necrocode.errors import ConfigError, WorkspaceKept
+from necrocode.errors import ConfigError, LandingConflict, WorkspaceKept
 from necrocode.workspace import Workspace
 from necrocode.workspace.entries import forget
 from necrocode.workspace.place import clone_ref
@@ -288,6 +288,18 @@ def test_the_branch_follows_an_agent_that_left_it(home, leave):
     assert not git.is_dirty(made.path)
 
 
+@pytest.mark.parametrize("leave", [("--detach",), ("-b", "elsewhere")])
+def test_the_branch_of_a_clone_follows_too(home, leave):
+    """And its commits stay commits: nothing of them is made anew, and nothing need be saved apart."""
+    made = home.prepare(mode="clone")
+    sh("git", "checkout", "-q", *leave, cwd=made.path)
+    theirs = commit(made.path)
+    (made.path / "rest").touch()
+    tip = workspace.commit(made, "the rest")
+    assert git.commits(made.base, made.branch, cwd=home.root) == [theirs, tip]
+    assert workspace.retire(made, landed=True) == () and home.snapshots() == {}
+
+
 def test_work_that_does_not_continue_the_branch_is_not_called_its_own(home):
     made = home.prepare()
     commit(made.path)
@@ -296,6 +308,44 @@ def test_work_that_does_not_continue_the_branch_is_not_called_its_own(home):
     with pytest.raises(ConfigError, match="does not continue"):
         workspace.commit(made, "x")
     assert home.blob("elsewhere", "other") == ""
+
+
+@pytest.mark.parametrize("leave", [("--detach", "HEAD~2"), ("-b", "elsewhere", "HEAD~2"), ("--orphan", "elsewhere")])
+def test_work_of_a_clone_that_does_not_continue_the_branch_undoes_nothing(home, leave):
+    made = home.prepare(mode="clone")
+    mine = commit(made.path)
+    sh("git", "checkout", "-q", *leave, cwd=made.path)
+    (made.path / "other").touch()
+    with pytest.raises(ConfigError, match="does not continue"):
+        workspace.commit(made, "x")
+    assert git.branch_tip(made.branch, cwd=home.root) == mine
+    assert made.path.exists()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_branch_that_is_there_gets_the_base_too_when_it_is_to_join_it(home, mode):
+    sh("git", "branch", "feature", "HEAD~1", cwd=home.root)
+    sh("git", "checkout", "-q", "feature", cwd=home.root)
+    old = commit(home.root, "own")
+    sh("git", "checkout", "-q", "main", cwd=home.root)
+    made = home.prepare(branch="feature", mode=mode, base="main", join=True)
+    tip = git.branch_tip("feature", cwd=home.root)
+    assert git.rev_parse("HEAD", cwd=made.path) == tip
+    assert all(git.is_ancestor(one, tip, cwd=home.root) for one in (old, "main"))
+    assert (made.path / "own").exists() and (made.path / "src" / "a.py").exists()
+    assert not git.is_dirty(made.path)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_branch_that_does_not_go_with_what_it_is_to_join_stays_as_it_is(home, mode):
+    sh("git", "checkout", "-q", "-b", "feature", "HEAD~1", cwd=home.root)
+    (home.root / "src").mkdir(exist_ok=True)
+    old = commit(home.root, "src/a.py", "another\n")
+    sh("git", "checkout", "-q", "main", cwd=home.root)
+    with pytest.raises(LandingConflict, match=r"main and feature are in conflict: both changed src/a\.py"):
+        home.prepare(branch="feature", mode=mode, base="main", join=True)
+    assert git.branch_tip("feature", cwd=home.root) == old
+    assert home.entries() == [] and not list(home.folder.iterdir())
 
 
 def test_an_index_lock_of_a_killed_agent_does_not_cost_its_work(home):

@@ -97,6 +97,33 @@ def test_tasks_that_want_the_same_file_are_put_in_line_and_build_on_each_other(h
     assert ("t1", "t0") in [(event.task_id, event.facts["after"]) for event in told]
 
 
+def test_a_named_branch_that_is_there_already_builds_on_others_as_well(home: Bench) -> None:
+    home.git("branch", "after")
+    home.git("branch", "line")
+    tasks = [
+        home.task("one", "echo 1 > one.txt; echo 1 >> a.txt", files=("a.txt",), priority=1),
+        home.task("after", "cat one.txt > after.txt", after=("one",), branch="after"),
+        home.task("line", "cat one.txt > line.txt", files=("a.txt",), branch="line"),
+    ]
+    outcomes = home.run(home.plan(*tasks))
+    assert set(statuses(outcomes).values()) == {DONE}, outcomes
+    for name in ("after", "line"):
+        assert outcomes[name].files_changed == (f"{name}.txt",)
+        assert home.git("show", f"{name}:a.txt") == "a.txt\n1"
+
+
+def test_a_named_branch_that_does_not_go_with_what_it_builds_on_needs_somebody(home: Bench) -> None:
+    home.git("checkout", "-q", "-b", "mine")
+    (home.repository / "a.txt").write_text("mine\n")
+    home.git("commit", "-qam", "mine")
+    home.git("checkout", "-q", "main")
+    tasks = [home.task("one", "echo one > a.txt"), home.task("two", after=("one",), branch="mine", retries=3)]
+    outcomes = home.run(home.plan(*tasks))
+    assert (outcomes["two"].status, outcomes["two"].error_kind) == (FAILED, "needs_attention")
+    assert "one and mine are in conflict: both changed a.txt" in outcomes["two"].error
+    assert home.begun == [("one", 1)] and home.git("show", "mine:a.txt") == "mine"
+
+
 def test_two_tasks_on_one_named_branch_follow_each_other(home: Bench) -> None:
     tasks = [home.task(f"t{n}", f"echo {n} >> c.txt", branch="feature") for n in range(2)]
     assert set(statuses(home.run(home.plan(*tasks))).values()) == {DONE}
