@@ -13,7 +13,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-from necrocode import git, journal, process, scratch, workspace
+from necrocode import artifacts, git, journal, process, scratch, workspace
 from necrocode.claim import Claim
 from necrocode.environment import environment
 from necrocode.errors import (
@@ -33,10 +33,9 @@ from necrocode.lease import Lease, Request
 from necrocode.ledger.files import FileLedger
 from necrocode.order import Order, write_result
 from necrocode.outcome import Outcome, Status
-from necrocode.statedir import mark, put, told
+from necrocode.statedir import mark, told
 from necrocode.work import Place, StopSign, Work, Worker, run_command, verify, worker_for
 
-DIFF_LIMIT = 1 << 20
 _MAY_TAKE_LONG = ("work", "verify")
 
 Told = Callable[..., None]
@@ -254,29 +253,14 @@ class Attempt:
 
     def _artifacts(self, place: workspace.Workspace) -> dict[str, Any]:
         try:
-            return self._changes(place)
+            facts = artifacts.kept(place, self._folder)
         except (GitFailed, OSError) as error:  # the work is on its branch all the same
             self._tell("error.recorded", error=f"the changes could not be recorded: {error}")
             return {}
-
-    def _changes(self, place: workspace.Workspace) -> dict[str, Any]:
-        """What the branch has over its base, and the diff as a file: on the disk before the result that names it."""
-        root, tip = place.repo.common_dir, git.branch_tip(place.branch, cwd=place.repo.common_dir)
-        if not tip or tip == place.base:
-            return {}
-        # An older branch lacks what its base got since: that is nothing which it took away.
-        since = git.merge_base(place.base, tip, cwd=root) or place.base
-        changes, diff = git.changes(since, tip, cwd=root), git.diff(since, tip, cwd=root, limit=DIFF_LIMIT)
-        put(self._folder / "diff.patch", os.fsencode(diff), durable=True)
-        added, removed = (sum(getattr(change, side) or 0 for change in changes) for side in ("added", "removed"))
-        self._tell("work.recorded", files_changed=len(changes), lines_added=added, lines_removed=removed)
-        return {
-            "commits": tuple(git.commits(place.base, tip, cwd=root)),
-            "files_changed": tuple(change.path for change in changes),
-            "lines_added": added,
-            "lines_removed": removed,
-            "artifacts": {"diff": "diff.patch"},
-        }
+        if facts:
+            lines = {key: facts[key] for key in ("lines_added", "lines_removed")}
+            self._tell("work.recorded", files_changed=len(facts["files_changed"]), **lines)
+        return facts
 
     def _published(self, lease: Lease, outcome: Outcome) -> Outcome:
         """The result, durable, once. A lost lease still tells of its loss, which publishes nothing."""

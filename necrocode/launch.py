@@ -64,7 +64,7 @@ def draft(file: TaskFile, wishes: Wishes, where: Path) -> Draft:
     mode = wishes.mode or file.defaults.workspace or "worktree"
     agents = _agents(tasks, lambda task: "--agent" if wishes.agent else _place(file, task))
     jobs = wishes.jobs or file.defaults.jobs or os.cpu_count() or 1
-    words = {key: getattr(wishes, key) for key in ("timeout", "retries", "agent", "only")}
+    words = {key: getattr(wishes, key) for key in ("timeout", "retries", "agent", "mode", "only")}
     said = {key: word for key, word in words.items() if word not in (None, "", ())}
     plan = Plan(
         "", tasks, {}, jobs, mode, agents=agents, setup=file.defaults.setup, said=said,  # type: ignore[arg-type]
@@ -174,7 +174,7 @@ def said_anew(plan: Plan, said: Mapping[str, Any]) -> Plan:
 
 def differences(plan: Plan, file: TaskFile) -> list[str]:
     """In what the task file is no longer what the plan was made of: tasks, each with what differs."""
-    wishes = Wishes(**{key: plan.said[key] for key in ("timeout", "retries", "agent") if key in plan.said})
+    wishes = Wishes(**{key: plan.said[key] for key in ("timeout", "retries", "agent", "mode") if key in plan.said})
     only = plan.said.get("only")
     now = {task.id: _with_wishes(task, wishes) for task in file.tasks if not only or task.id in only}
     ids = {task.id for task in plan.tasks}
@@ -197,6 +197,7 @@ def _with_wishes(task: Task, wishes: Wishes) -> Task:
         timeout=task.timeout if wishes.timeout is None else wishes.timeout,
         retries=task.retries if wishes.retries is None else wishes.retries,
         agent=wishes.agent or task.agent if task.prompt else task.agent,
+        workspace=wishes.mode or task.workspace,
     )
 
 

@@ -54,7 +54,7 @@ class Nursery:
     def _open(self) -> None:
         argv, where = _command(self._root)
         self._requests, theirs = socket.socketpair()
-        with told(self._log), theirs, self._log.open("ab") as errors:
+        with told(self._log), theirs, open(self._log, "ab", opener=_private) as errors:
             self._process = subprocess.Popen(
                 argv, cwd=where, stdin=theirs.fileno(), stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True
             )
@@ -75,6 +75,10 @@ class Nursery:
                 process.wait(patience)
             except subprocess.TimeoutExpired:
                 _left.append(process)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _command(root: str) -> tuple[list[str], str | None]:

@@ -43,6 +43,12 @@ def test_how_many_at_once(repository: Path, wishes: dict[str, int], head: str, j
     assert drafted(one(head=head), repository, **wishes).plan.jobs == jobs
 
 
+@pytest.mark.parametrize("head", ["", '[defaults]\nworkspace = "none"\n'])
+def test_how_tasks_are_isolated_is_said_by_the_command_line_last(repository: Path, head: str) -> None:
+    plan = drafted(one('workspace = "none"' if not head else "", head), repository, mode="clone").plan
+    assert [plan.mode_of(task) for task in plan.tasks] == ["clone"]
+
+
 def test_files_are_those_seen_from_where_one_stands(repository: Path) -> None:
     here = drafted(one('files = ["a.py"]'), repository / "src").plan.claims["a"]
     there = drafted(one('files = ["src/a.py"]'), repository).plan.claims["a"]
