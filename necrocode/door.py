@@ -118,9 +118,12 @@ def plain(value: Any) -> Any:
     return str(value)
 
 
-def verb(name: str, **settings: Any) -> Callable[[Callable[..., Any]], click.Command]:
+def verb(
+    name: str, *, as_json: str = "One JSON document on stdout.", **settings: Any
+) -> Callable[[Callable[..., Any]], click.Command]:
     """A command of the group: its function gets the Door first, then its own options; what it returns is the exit
-    code (None: 0). Every verb has --json and --state-dir."""
+    code (None: 0). Every verb has --json, `as_json` says what that does, and --state-dir."""
+    told = as_json
 
     def decorate(function: Callable[..., Any]) -> click.Command:
         @wraps(function)
@@ -137,7 +140,7 @@ def verb(name: str, **settings: Any) -> Callable[[Callable[..., Any]], click.Com
 
         command: click.Command = click.command(name, cls=click.Command, **settings)(call)
         command.params += [
-            click.Option(["--json", "as_json"], is_flag=True, help="One JSON document on stdout."),
+            click.Option(["--json", "as_json"], is_flag=True, help=told),
             click.Option(["--state-dir"], metavar="DIR", help="Another state directory."),
         ]
         return command

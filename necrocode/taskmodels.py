@@ -77,7 +77,8 @@ class TaskModel(_Shared):
         list[StepModel] | None, Field(min_length=1, description="Steps to run one after the other.")
     ] = None
     files: Annotated[
-        list[Text], Field(description="Paths or patterns in the repository that only this task may change.")
+        list[Text],
+        Field(description="Paths or patterns in the repository that this task will change; who wants them too waits."),
     ] = []
     claims: Annotated[
         list[Text],
@@ -88,7 +89,7 @@ class TaskModel(_Shared):
     priority: Annotated[
         int, Field(ge=PRIORITIES.start, le=PRIORITIES.stop - 1, description="-50 (last) to 49 (first).")
     ] = 0
-    tags: Annotated[list[Text], Field(description="Words to choose tasks by.")] = []
+    tags: Annotated[list[Text], Field(description="Words of your own; nothing is done with them.")] = []
 
 
 class TaskFileModel(_Model):

@@ -25,7 +25,7 @@ _STYLES = {
 }  # fmt: skip
 
 
-@verb("events")
+@verb("events", as_json="One JSON object a line on stdout.")
 @click.option("-f", "--follow", is_flag=True, help="Go on as things happen, until Ctrl-C.")
 @click.option("--since", metavar="10m|TIME", help="From so long ago, or from then (with -f: default now).")
 @click.option("--run", "run_id", metavar="RUN", type=known.RUN, help="Only of this run.")

@@ -26,7 +26,11 @@ _SETTLING = 0.2
 _SECONDS = click.FloatRange(0)
 
 
-@verb("exec", context_settings={"allow_interspersed_args": False, "ignore_unknown_options": False})
+@verb(
+    "exec",
+    as_json="One line of JSON on stderr when it has ended.",
+    context_settings={"allow_interspersed_args": False, "ignore_unknown_options": False},
+)
 @click.option("--claim", "claims", multiple=True, metavar="KIND:NAME", help="Hold this (file, branch, port, any kind).")
 @click.option("--file", "files", multiple=True, metavar="PATH", help="Hold this file, directory or pattern.")
 @click.option("--branch", "branches", multiple=True, metavar="NAME", help="Hold this branch.")

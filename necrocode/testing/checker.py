@@ -18,7 +18,7 @@ Fact = TypeVar("Fact")
 
 
 class Broken(AssertionError):
-    """An invariant does not hold; the message names it (I1 to I15 of docs/protocol.md) and the evidence."""
+    """An invariant does not hold; the message names it (I1 to I6 or I15 of docs/protocol.md) and the evidence."""
 
 
 def wait_for(fact: Callable[[], Fact], within: float = 10.0, *, told: Callable[[], object] | None = None) -> Fact:
