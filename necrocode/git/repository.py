@@ -9,10 +9,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from necrocode.claim import Claim, escaped
+from necrocode.claim import Claim
 from necrocode.errors import ConfigError
 from necrocode.git.calls import YES_OR_NO, StrPath, checked_version, git_binary, one_line, run
 from necrocode.git.refs import checked_branch
+from necrocode.patterns import escaped
 
 _IS_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|[^/]*:")
 

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from necrocode.claim import Claim, ClaimIndex, conflict, normalised
+from necrocode.claim import Claim, ClaimIndex, conflict
 from necrocode.errors import ConfigError
+from necrocode.patterns import normalised
 
 SPELLINGS = [
     ("src/a.py", "src/a.py"),
