@@ -30,14 +30,14 @@ class Claim(NamedTuple):
         return cls(f"file:{repository}", normalised(path), shared)
 
     @classmethod
-    def branch(cls, name: str, repository: str = "") -> Claim:
+    def branch(cls, name: str, repository: str = "", *, shared: bool = False) -> Claim:
         """A branch; `a` and `a/b` conflict, since git cannot hold both."""
-        return cls(f"branch:{repository}", f"{normalised(name.removeprefix('refs/heads/'))}/**")
+        return cls(f"branch:{repository}", f"{normalised(name.removeprefix('refs/heads/'))}/**", shared)
 
     @classmethod
-    def workspace(cls, path: str) -> Claim:
+    def workspace(cls, path: str, *, shared: bool = False) -> Claim:
         """A directory that one runner works in; nested ones conflict. Give the real, absolute path."""
-        return cls("workspace", f"{escaped(normalised(path, literal=True))}/**".lstrip("/"))
+        return cls("workspace", f"{escaped(normalised(path, literal=True))}/**".lstrip("/"), shared)
 
     @classmethod
     def parse(cls, text: str, repository: str = "") -> Claim:
@@ -53,9 +53,9 @@ class Claim(NamedTuple):
         if kind == "file":
             return cls.file(path, repository, shared=shared)
         if kind == "branch":
-            return cls.branch(path, repository)
+            return cls.branch(path, repository, shared=shared)
         if kind == "workspace":
-            return cls.workspace(path)
+            return cls.workspace(path, shared=shared)
         return cls(kind, normalised(path), shared)
 
     @property

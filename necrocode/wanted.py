@@ -50,9 +50,9 @@ class _Place:
         if name and kind == "file":
             return self._file(name, shared)
         if name and kind == "branch":
-            return self._branch(name)
+            return self._branch(name, shared)
         if name and kind == "workspace":
-            return Claim.workspace(os.path.realpath(self._where / name))
+            return Claim.workspace(os.path.realpath(self._where / name), shared=shared)
         return Claim.parse(text)
 
     @cached_property
@@ -75,7 +75,9 @@ class _Place:
         place = os.path.realpath(self._where / path)
         return Claim.file(f"{place}/" if path.endswith("/") or os.path.isdir(place) else place, shared=shared)
 
-    def _branch(self, name: str) -> Claim:
+    def _branch(self, name: str, shared: bool) -> Claim:
         from necrocode import git
 
-        return git.branch_claim(self._repository, name) if self._repository else Claim.branch(git.checked_branch(name))
+        if self._repository:
+            return git.branch_claim(self._repository, name, shared=shared)
+        return Claim.branch(git.checked_branch(name), shared=shared)

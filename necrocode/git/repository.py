@@ -155,10 +155,10 @@ def files_claims(repository: Repository, paths: Iterable[str], cwd: StrPath | No
     return tuple(dict.fromkeys(path_claim(repository, path, cwd) for path in paths))
 
 
-def branch_claim(repository: Repository, name: str) -> Claim:
+def branch_claim(repository: Repository, name: str, *, shared: bool = False) -> Claim:
     """The claim on a branch. Raises ConfigError for a name that git would not take."""
     checked_branch(name)
-    return Claim.branch(_folded(repository, name), repository.identity)
+    return Claim.branch(_folded(repository, name), repository.identity, shared=shared)
 
 
 def _split(path: str) -> tuple[str, list[str]]:

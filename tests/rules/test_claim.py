@@ -52,6 +52,8 @@ def test_what_names_nothing(written):
         ("shared:file:a", Claim("file:R", "a", True), "shared:file:a"),
         ("branch:fix", Claim("branch:R", "fix/**"), "branch:fix"),
         ("branch:refs/heads/fix/1", Claim("branch:R", "fix/1/**"), "branch:fix/1"),
+        ("shared:branch:fix", Claim("branch:R", "fix/**", True), "shared:branch:fix"),
+        ("shared:workspace:/w/one", Claim("workspace", "w/one/**", True), "shared:workspace:/w/one"),
         ("workspace:/w/one", Claim("workspace", "w/one/**"), "workspace:/w/one"),
         ("workspace:/w/[1]*", Claim("workspace", "w/[[]1][*]/**"), "workspace:/w/[1]*"),
         ("port:8080", Claim("port", "8080"), "port:8080"),
@@ -99,6 +101,8 @@ MEET = [
     ("workspace:/w/[1]", "workspace:/w/[1]/x"),
     ("port:1", "port:1"),
     ("shared:file:a", "file:a"),
+    ("shared:branch:fix", "branch:fix/1"),
+    ("shared:workspace:/w", "workspace:/w/x"),
     ("file:.git/config", "file:.*/config"),
 ]
 APART = [
@@ -113,6 +117,8 @@ APART = [
     ("file:[id].tsx", "file:id.tsx"),
     ("file:A", "file:a"),
     ("shared:file:a", "shared:file:a/"),
+    ("shared:branch:fix", "shared:branch:fix"),
+    ("shared:workspace:/w", "shared:workspace:/w/x"),
     ("file:a", "branch:a"),
     ("branch:fix", "branch:fix-1"),
     ("workspace:/w/1", "workspace:/w/11"),
