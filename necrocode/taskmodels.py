@@ -47,7 +47,7 @@ class _Shared(_Model):
     verify: Annotated[Commands | None, Field(description="Commands that judge the work; all must succeed.")] = None
     workspace: Annotated[
         Place | None,
-        Field(description="Where to work: an own git worktree (default), a shared clone, or none: here."),
+        Field(description="Where to work: an own git worktree (default), a shared clone, or none: in place."),
     ] = None
     env: Annotated[dict[str, str], Field(description="Environment variables for the task.")] = {}
 
@@ -77,7 +77,7 @@ class TaskModel(_Shared):
         list[StepModel] | None, Field(min_length=1, description="Steps to run one after the other.")
     ] = None
     files: Annotated[
-        list[Text], Field(description="Paths or patterns in the repository that only this task may change.")
+        list[Text], Field(description="Paths or patterns, from the repository's root on, that only this task changes.")
     ] = []
     claims: Annotated[
         list[Text],

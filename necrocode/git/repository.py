@@ -35,6 +35,17 @@ class Repository(NamedTuple):
     ignores_case: bool
 
 
+DISK = Repository(Path("/"), Path("/"), "/", False)
+"""What paths belong to that lie in no repository. Nobody says of it whether it ignores case: it is taken not to."""
+
+
+def top_above(place: StrPath) -> Path | None:
+    """The top of the work tree that this place lies in, or would if it were made, as far as names tell; None for
+    none."""
+    path = Path(place)
+    return next((above for above in (path, *path.parents) if os.path.lexists(above / ".git")), None)
+
+
 def open_repository(path: StrPath) -> Repository:
     """The repository whose work tree `path` lies in.
 
@@ -150,9 +161,11 @@ def entry_claim(repository: Repository, name: str, *, whole: bool = False) -> Cl
     return Claim.file(_folded(repository, escaped(name) + "/" * whole), repository.identity)
 
 
-def files_claims(repository: Repository, paths: Iterable[str], cwd: StrPath | None = None) -> tuple[Claim, ...]:
+def files_claims(
+    repository: Repository, paths: Iterable[str], cwd: StrPath | None = None, *, shared: bool = False
+) -> tuple[Claim, ...]:
     """`path_claim` of each, without repetition."""
-    return tuple(dict.fromkeys(path_claim(repository, path, cwd) for path in paths))
+    return tuple(dict.fromkeys(path_claim(repository, path, cwd, shared=shared) for path in paths))
 
 
 def branch_claim(repository: Repository, name: str, *, shared: bool = False) -> Claim:
@@ -170,7 +183,7 @@ def _split(path: str) -> tuple[str, list[str]]:
 
 
 def _relative(repository: Repository, place: Path) -> Path | None:
-    top = next((above for above in (place, *place.parents) if os.path.lexists(above / ".git")), None)
+    top = top_above(place)
     if top is not None and top != repository.root:
         common = _git_dir_at(top)
         # Another work tree or clone of the same repository: the same files, whichever of its places was named.
