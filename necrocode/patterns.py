@@ -18,6 +18,8 @@ Segments = tuple[str, ...]
 _ESCAPED = re.compile(r"\[[*?[]\]")
 """How a literal `*`, `?` or `[` is written."""
 
+_SPECIAL = re.compile(r"[*?[]")
+
 
 def normalised(path: str, *, literal: bool = False) -> str:
     """The one spelling of a relative posix path or pattern: no `.`, `..`, doubled or leading slash, NFC.
@@ -48,11 +50,17 @@ def normalised(path: str, *, literal: bool = False) -> str:
 
 
 class Pattern(NamedTuple):
-    """A path pattern taken apart: its leading literal segments, all of them, and whether it has wildcards."""
+    """A path pattern taken apart: its leading literal segments, all of them, whether it has wildcards, and what every
+    name that fits the first segment with wildcards begins with ("" when none has)."""
 
     anchor: Segments
     segments: Segments
     wild: bool
+    start: str = ""
+
+    def is_above(self, other: Pattern) -> bool:
+        """Whether it is one literal path, and the other one cannot name anything but that and what lies below."""
+        return not self.wild and other.anchor[: len(self.anchor)] == self.anchor
 
 
 @lru_cache(65536)
@@ -60,7 +68,8 @@ def pattern(path: str) -> Pattern:
     segments = tuple(segment for segment in path.split("/") if segment)
     for depth, segment in enumerate(segments):
         if _is_wild(segment):
-            return Pattern(tuple(map(unescaped, segments[:depth])), segments, True)
+            start = _SPECIAL.split(segment, 1)[0]
+            return Pattern(tuple(map(unescaped, segments[:depth])), segments, True, start)
     return Pattern(tuple(map(unescaped, segments)), segments, False)
 
 
