@@ -155,17 +155,34 @@ def path_claim(repository: Repository, path: str, cwd: StrPath | None = None, *,
     return Claim.file(_folded(repository, text), repository.identity, shared=shared)
 
 
-def entry_claim(repository: Repository, name: str, *, whole: bool = False) -> Claim:
+def entry_claim(repository: Repository, name: str, *, whole: bool = False, shared: bool = False) -> Claim:
     """The claim on an entry by git's own name for it, from the root on: on that very entry, not on what a link leads to
     or a pattern would fit. With `whole`, on all below it."""
-    return Claim.file(_folded(repository, escaped(name) + "/" * whole), repository.identity)
+    text = _folded(repository, escaped(name) + "/" * whole)
+    return Claim.file(text, repository.identity, shared=shared)
 
 
 def files_claims(
     repository: Repository, paths: Iterable[str], cwd: StrPath | None = None, *, shared: bool = False
 ) -> tuple[Claim, ...]:
-    """`path_claim` of each, without repetition."""
-    return tuple(dict.fromkeys(path_claim(repository, path, cwd, shared=shared) for path in paths))
+    """`path_claim` of each, and of what is a symbolic link the entry itself, which may be changed as well and which
+    patterns fit; without repetition."""
+    found: dict[Claim, None] = {}
+    for path in paths:
+        found[path_claim(repository, path, cwd, shared=shared)] = None
+        if (link := _link(repository, os.path.join(cwd or repository.root, path))) is not None:
+            found[entry_claim(repository, link, shared=shared)] = None
+    return tuple(found)
+
+
+def _link(repository: Repository, path: str) -> str | None:
+    """A link's own name in the repository; None for what is no link, or lies elsewhere."""
+    path = path.rstrip("/")
+    if not os.path.islink(path):
+        return None
+    folder, name = os.path.split(path)
+    relative = _relative(repository, Path(os.path.realpath(folder), name))
+    return str(relative) if relative else None
 
 
 def branch_claim(repository: Repository, name: str, *, shared: bool = False) -> Claim:

@@ -51,3 +51,11 @@ def test_a_relative_path_does_not_leave_the_repository(repository: Path) -> None
     with pytest.raises(ConfigError, match="outside the repository"):
         wanted([], ["../x"], where=repository)
     assert wanted([], [str(repository.parent / "x")], where=repository)[0].kind == "file:/"
+
+
+def test_a_link_meets_the_patterns_that_fit_its_name(repository: Path, tmp_path: Path) -> None:
+    (tmp_path / "src").mkdir()
+    for where in (repository, tmp_path):
+        (where / "link").symlink_to("src")
+        link, pattern, target = (wanted([], [name], where=where) for name in ("link", "l*", "src/a.py"))
+        assert meet(link, pattern) and meet(link, target) and not meet(pattern, target)
