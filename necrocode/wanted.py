@@ -38,6 +38,7 @@ class Place:
 
     def __init__(self, where: Path, repository: Repository | None = None) -> None:
         self._where, self._known = where, repository
+        self._opened: dict[Path, Repository] = {}
 
     def wanted(
         self, claims: Iterable[str], files: Iterable[str] = (), branches: Iterable[str] = ()
@@ -51,7 +52,7 @@ class Place:
 
     @cached_property
     def _repository(self) -> Repository | None:
-        return self._known or _around(self._where)
+        return self._known or self._around(self._where)
 
     def _meant(self, text: str) -> tuple[Claim, ...]:
         shared = text.startswith("shared:")
@@ -74,7 +75,7 @@ class Place:
                 if not os.path.isabs(path):
                     raise
         # Whoever reaches a repository's file from outside means that file.
-        there = _around(os.path.realpath(self._where / path)) or git.DISK
+        there = self._around(os.path.realpath(self._where / path)) or git.DISK
         return git.files_claims(there, [path], self._where, shared=shared)
 
     def _branch(self, name: str, shared: bool) -> Claim:
@@ -84,9 +85,10 @@ class Place:
             return git.branch_claim(self._repository, name, shared=shared)
         return Claim.branch(git.checked_branch(name), shared=shared)
 
+    def _around(self, place: StrPath) -> Repository | None:
+        from necrocode import git
 
-def _around(place: StrPath) -> Repository | None:
-    from necrocode import git
-
-    top = git.top_above(place)
-    return git.open_repository(top) if top else None
+        top = git.top_above(place)
+        if top and top not in self._opened:
+            self._opened[top] = git.open_repository(top)
+        return self._opened[top] if top else None

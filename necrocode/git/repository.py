@@ -181,8 +181,8 @@ def _link(repository: Repository, path: str) -> str | None:
     if not os.path.islink(path):
         return None
     folder, name = os.path.split(path)
-    relative = _relative(repository, Path(os.path.realpath(folder), name))
-    return str(relative) if relative else None
+    relative = _relative(repository, Path(os.path.realpath(folder)))
+    return None if relative is None else str(relative / name)
 
 
 def branch_claim(repository: Repository, name: str, *, shared: bool = False) -> Claim:

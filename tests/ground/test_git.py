@@ -260,6 +260,13 @@ def test_a_claim_on_a_link_is_one_on_the_entry_too(repository, spelling):
     assert git.files_claims(home, ["link/a.py"]) == (Claim.file("src/a.py", home.identity),)
 
 
+def test_a_link_to_another_work_tree_is_an_entry_of_its_own(repository, tmp_path):
+    home = git.open_repository(repository)
+    sh("git", "worktree", "add", "-q", str(tmp_path / "tree"), "-b", "n", cwd=repository)
+    (repository / "link").symlink_to(tmp_path / "tree")
+    assert [claim.path for claim in git.files_claims(home, ["link"])] == ["**", "link"]
+
+
 def test_a_file_that_looks_like_a_pattern_is_itself(repository):
     home = git.open_repository(repository)
     (repository / "[id]").mkdir()
