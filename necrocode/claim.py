@@ -1,25 +1,17 @@
-"""The claim algebra: what can be claimed, when two claims conflict, and an index that answers in O(depth).
+"""The claim algebra: what can be claimed, when two claims conflict, and an index that answers fast.
 
-A claim names a path pattern within a kind. Patterns are `a/b` (exact), `a/**` (that path and everything below)
-and globs (`a/*.py`, `**/x`, with `*`, `?` and `[...]`). Two claims conflict when they are of one kind, their
-patterns can name a common path, and not both are shared. Everything here is text: what only the disk knows
-(symbolic links, case, whether a path is a directory) is resolved before a claim is made.
+A claim names a path pattern within a kind. Two claims conflict when they are of one kind, their patterns can name a
+common path, and not both are shared; of files also when one is a path that the other goes on below. Everything here is
+text: what only the disk knows (symbolic links, case, whether a path is a directory) is resolved before a claim is made.
 """
 
 from __future__ import annotations
 
-import itertools
-import re
-from collections.abc import Callable, Iterable, Iterator
-from functools import lru_cache
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from necrocode.errors import ConfigError
-
-Segments = tuple[str, ...]
-
-_ESCAPED = re.compile(r"\[[*?[]\]")
-"""How a literal `*`, `?` or `[` is written."""
+from necrocode.patterns import Pattern, Segments, escaped, normalised, overlap, pattern, unescaped
 
 
 class Claim(NamedTuple):
@@ -38,14 +30,14 @@ class Claim(NamedTuple):
         return cls(f"file:{repository}", normalised(path), shared)
 
     @classmethod
-    def branch(cls, name: str, repository: str = "") -> Claim:
+    def branch(cls, name: str, repository: str = "", *, shared: bool = False) -> Claim:
         """A branch; `a` and `a/b` conflict, since git cannot hold both."""
-        return cls(f"branch:{repository}", f"{normalised(name.removeprefix('refs/heads/'))}/**")
+        return cls(f"branch:{repository}", f"{normalised(name.removeprefix('refs/heads/'))}/**", shared)
 
     @classmethod
-    def workspace(cls, path: str) -> Claim:
+    def workspace(cls, path: str, *, shared: bool = False) -> Claim:
         """A directory that one runner works in; nested ones conflict. Give the real, absolute path."""
-        return cls("workspace", f"{escaped(normalised(path, literal=True))}/**".lstrip("/"))
+        return cls("workspace", f"{escaped(normalised(path, literal=True))}/**".lstrip("/"), shared)
 
     @classmethod
     def parse(cls, text: str, repository: str = "") -> Claim:
@@ -61,9 +53,9 @@ class Claim(NamedTuple):
         if kind == "file":
             return cls.file(path, repository, shared=shared)
         if kind == "branch":
-            return cls.branch(path, repository)
+            return cls.branch(path, repository, shared=shared)
         if kind == "workspace":
-            return cls.workspace(path)
+            return cls.workspace(path, shared=shared)
         return cls(kind, normalised(path), shared)
 
     @property
@@ -75,7 +67,7 @@ class Claim(NamedTuple):
     def name(self) -> str:
         """The path as people write it: branches and workspaces without the `/**` they are stored with."""
         if self.family == "workspace":
-            return "/" + _literal(self.path.removesuffix("/**"))
+            return "/" + unescaped(self.path.removesuffix("/**"))
         return self.path.removesuffix("/**") if self.family == "branch" else self.path
 
     @property
@@ -84,174 +76,86 @@ class Claim(NamedTuple):
         branch checked out in it, cannot check a token."""
         return self.family in ("workspace", "branch")
 
+    @property
+    def is_file(self) -> bool:
+        """Whether it names files: none of them can be a directory at the same time, so that `a` meets `a/b`, also
+        while neither is there."""
+        return self.kind.startswith("file:")
+
     def __str__(self) -> str:
         return f"{'shared:' if self.shared else ''}{self.family}:{self.name}"
 
 
-def normalised(path: str, *, literal: bool = False) -> str:
-    """The one spelling of a relative posix path or pattern: no `.`, `..`, doubled or leading slash, NFC.
-
-    A trailing slash becomes `/**` unless `literal`. Raises ConfigError for empty paths, NUL, and `..` that leaves
-    the root."""
-    if not path.isascii():
-        import unicodedata
-
-        path = unicodedata.normalize("NFC", path)
-    if "\0" in path:
-        raise ConfigError(f"{path!r} has a NUL character")
-    kept: list[str] = []
-    for segment in path.split("/"):
-        if segment == "..":
-            if not kept:
-                raise ConfigError(f"{path!r} leaves the directory it is relative to")
-            kept.pop()
-        elif segment not in ("", "."):
-            kept.append(segment)
-    if not literal and path.endswith(("/", "/.")) and kept[-1:] != ["**"]:
-        kept.append("**")
-    if not kept and not literal:
-        if path in (".", "./"):
-            return "**"
-        raise ConfigError(f"{path!r} names nothing")
-    return "/".join(kept)
-
-
 def conflict(ours: Claim, theirs: Claim) -> bool:
     """Whether both may not be held at once by different holders."""
-    return (
-        ours.kind == theirs.kind
-        and not (ours.shared and theirs.shared)
-        and overlap(pattern(ours.path).segments, pattern(theirs.path).segments)
-    )
-
-
-class Pattern(NamedTuple):
-    """A path pattern taken apart: its leading literal segments, all of them, and whether it has wildcards."""
-
-    anchor: Segments
-    segments: Segments
-    wild: bool
-
-
-@lru_cache(65536)
-def pattern(path: str) -> Pattern:
-    segments = tuple(segment for segment in path.split("/") if segment)
-    for depth, segment in enumerate(segments):
-        if _is_wild(segment):
-            return Pattern(_unescaped(segments[:depth]), segments, True)
-    return Pattern(_unescaped(segments), segments, False)
-
-
-@lru_cache(65536)
-def overlap(ours: Segments, theirs: Segments) -> bool:
-    """Whether some path matches both patterns. Sound: it may say yes for two character classes that exclude each
-    other, never no for patterns that meet."""
-    return _meet(ours, theirs, "**", _segments_meet)
-
-
-@lru_cache(65536)
-def _segments_meet(ours: str, theirs: str) -> bool:
-    if ours == theirs:
+    if ours.kind != theirs.kind or (ours.shared and theirs.shared):
+        return False
+    one, other = pattern(ours.path), pattern(theirs.path)
+    if overlap(one.segments, other.segments):
         return True
-    if not _is_wild(ours) and not _is_wild(theirs):
-        return _literal(ours) == _literal(theirs)
-    return any(
-        _meet(one, other, "*", lambda a, b: a == b or "?" in (a, b))
-        for one, other in itertools.product(_readings(ours), _readings(theirs))
-    )
+    return ours.is_file and (one.is_above(other) or other.is_above(one))
 
 
-def _meet(ours: Segments, theirs: Segments, many: str, one: Callable[[str, str], bool]) -> bool:
-    """Can two sequences, in which `many` stands for any number of items, be made equal?
+_Counts = tuple[dict[Any, int], dict[Any, int]]
+"""How often each is there: of exclusive claims, and apart from them of shared ones, which no shared claim meets."""
 
-    `reach[n]` says whether the items of `ours` seen so far can equal the first n of `theirs`."""
-    reach = [True]
-    for other in theirs:
-        reach.append(reach[-1] and other == many)
-    for item in ours:
-        row = [reach[0] and item == many]
-        for at, other in enumerate(theirs):
-            if many in (item, other):
-                row.append(reach[at + 1] or row[at])
-            else:
-                row.append(reach[at] and one(item, other))
-        reach = row
-    return reach[-1]
-
-
-def _readings(segment: str) -> set[Segments]:
-    """What the segment can mean: a pattern, and the name as it is written. Files are called `[id].tsx`, and before one
-    of that name is there nobody can tell which is meant."""
-    written = tuple(char if char in "*?" else f" {char}" for char in segment)
-    return {_symbols(segment), *([written] if "[" in segment else [])}
-
-
-def _is_wild(segment: str) -> bool:
-    # A class of one character may be a pattern, or a name: see _readings.
-    return _special(segment) and _special(_ESCAPED.sub("", segment))
-
-
-def _special(segment: str) -> bool:
-    return "*" in segment or "?" in segment or "[" in segment
-
-
-@lru_cache(65536)
-def _symbols(segment: str) -> Segments:
-    """The segment as a sequence of literal characters (each with a leading space to tell them apart), `?` and `*`."""
-    symbols: list[str] = []
-    at = 0
-    while at < len(segment):
-        char = segment[at]
-        if char == "[" and (end := segment.find("]", at + 2)) > 0:
-            inside = segment[at + 1 : end]
-            # `[x]` is how a literal `*`, `?` or `[` is written; any other class may match any character.
-            symbols.append(f" {inside}" if len(inside) == 1 else "?")
-            at = end
-        else:
-            symbols.append(char if char in "*?" else f" {char}")
-        at += 1
-    return tuple(symbols)
-
-
-def escaped(path: str) -> str:
-    """The pattern that names this very path."""
-    return "".join(f"[{char}]" if char in "*?[" else char for char in path)
-
-
-def _literal(segment: str) -> str:
-    return "".join(symbol[-1] for symbol in _symbols(segment)) if _special(segment) else segment
-
-
-def _unescaped(segments: Segments) -> Segments:
-    return tuple(_literal(segment) for segment in segments)
+_NOTHING: _Counts = ({}, {})
+"""What most nodes have of most things; thousands of them are made at once."""
 
 
 class _Node:
-    """One literal path in the index: claims anchored exactly here, and how many claims of each owner lie below."""
+    """One literal path in the index: who holds claims anchored exactly here, those with wildcards by what the names
+    that fit begin with; and the owners of the claims that lie below."""
 
     __slots__ = ("below", "children", "exact", "wild")
 
     def __init__(self) -> None:
-        self.exact: dict[tuple[str, Claim], int] = {}
-        self.wild: dict[tuple[str, Claim], int] = {}
-        self.below: dict[tuple[str, bool], int] = {}
+        self.exact = self.below = _NOTHING
+        self.wild: dict[str, _Counts] = {}
         self.children: dict[str, _Node] = {}
 
     @property
     def empty(self) -> bool:
-        return not (self.exact or self.wild or self.children)
+        return not (any(self.exact) or self.wild or self.children)
+
+    def change(self, owner: str, claim: Claim, shape: Pattern, step: int) -> None:
+        if not shape.wild:
+            self.exact = _counted(self.exact, claim.shared, (owner, claim), step)
+            return
+        held = _counted(self.wild.get(shape.start, _NOTHING), claim.shared, (owner, claim), step)
+        self.wild[shape.start] = held
+        if not any(held):
+            del self.wild[shape.start]
+
+    def fitting(self, name: str) -> Iterator[_Counts]:
+        """The claims with wildcards that a path which goes on with this name may fit."""
+        for length in range(len(name) + 1) if self.wild else ():
+            if held := self.wild.get(name[:length]):
+                yield held
+
+    def beside(self, start: str) -> Iterator[_Counts]:
+        """The claims with wildcards that may fit a name which begins like this."""
+        return (held for one, held in self.wild.items() if one.startswith(start) or start.startswith(one))
 
 
-def _count(counts: dict[Any, int], key: object, step: int) -> None:
-    left = counts.get(key, 0) + step
+def _counted(counts: _Counts, shared: bool, key: object, step: int) -> _Counts:
+    if counts is _NOTHING:
+        counts = ({}, {})
+    which = counts[shared]
+    left = which.get(key, 0) + step
     if left:
-        counts[key] = left
+        which[key] = left
     else:
-        del counts[key]
+        del which[key]
+    return counts
 
 
 class ClaimIndex:
-    """Who holds what, by path: conflicts of a claim in O(depth of its path + number of hits)."""
+    """Who holds what, by path.
+
+    The conflicts of a literal path cost O(the letters of its path + the number of hits), beside claims with wildcards
+    that begin like it also one look at each of those. A claim with wildcards looks besides at each different beginning
+    of wildcards and each name in its directory, and at all that lies below those that may fit."""
 
     def __init__(self) -> None:
         self._kinds: dict[str, _Node] = {}
@@ -268,9 +172,10 @@ class ClaimIndex:
         shape = pattern(claim.path)
         trail = [self._kinds.setdefault(claim.kind, _Node())]
         for segment in shape.anchor:
-            _count(trail[-1].below, (owner, claim.shared), step)
-            trail.append(trail[-1].children.setdefault(segment, _Node()))
-        _count(trail[-1].wild if shape.wild else trail[-1].exact, (owner, claim), step)
+            above = trail[-1]
+            above.below = _counted(above.below, claim.shared, owner, step)
+            trail.append(above.children.get(segment) or above.children.setdefault(segment, _Node()))
+        trail[-1].change(owner, claim, shape, step)
         if step < 0:
             self._prune(claim.kind, trail, shape.anchor)
 
@@ -289,14 +194,17 @@ class ClaimIndex:
         for segment in shape.anchor:
             if node is None:
                 return
-            yield from _hits(node.wild, owner, claim)
+            if claim.is_file:
+                yield from _hits(node.exact, owner, claim)
+            for held in node.fitting(segment):
+                yield from _hits(held, owner, claim)
             node = node.children.get(segment)
         if node is None:
             return
-        yield from _hits(node.wild, owner, claim)
-        yield from _hits(node.exact, owner, claim)
-        if shape.wild:
-            yield from _below(node, owner, claim)
+        for held in (node.exact, *node.beside(shape.start)):
+            yield from _hits(held, owner, claim)
+        if shape.wild or claim.is_file:
+            yield from _below(node, shape.start, owner, claim)
 
     def blockers(self, owner: str, claims: Iterable[Claim]) -> dict[str, tuple[Claim, Claim]]:
         """For each other holder in the way: one of the wanted claims, and the claim of theirs it meets."""
@@ -307,19 +215,21 @@ class ClaimIndex:
         return found
 
 
-def _hits(claims: dict[tuple[str, Claim], int], owner: str, wanted: Claim) -> Iterator[tuple[str, Claim]]:
-    for other, held in claims:
-        if other != owner and conflict(wanted, held):
-            yield other, held
+def _hits(held: _Counts, owner: str, wanted: Claim) -> Iterator[tuple[str, Claim]]:
+    for holders in held[:1] if wanted.shared else held:
+        for other, theirs in holders:
+            if other != owner and conflict(wanted, theirs):
+                yield other, theirs
 
 
-def _below(node: _Node, owner: str, wanted: Claim) -> Iterator[tuple[str, Claim]]:
-    stack = [node]
+def _below(node: _Node, start: str, owner: str, wanted: Claim) -> Iterator[tuple[str, Claim]]:
+    stack = [(node, start)]
     while stack:
-        node = stack.pop()
-        if all(other == owner or (shared and wanted.shared) for other, shared in node.below):
+        node, start = stack.pop()
+        owners = node.below[:1] if wanted.shared else node.below
+        if all(other == owner for some in owners for other in some):
             continue
-        for child in node.children.values():
-            yield from _hits(child.exact, owner, wanted)
-            yield from _hits(child.wild, owner, wanted)
-            stack.append(child)
+        for child in (child for name, child in node.children.items() if name.startswith(start)):
+            for held in (child.exact, *child.wild.values()):
+                yield from _hits(held, owner, wanted)
+            stack.append((child, ""))

@@ -82,7 +82,7 @@ SETTINGS: Mapping[str, Setting] = {
         ),
         Setting(
             "workspace_mode", str, None,
-            "Where tasks work: an own git worktree (default), a shared clone, or none: here.",
+            "Where tasks work: an own git worktree (default), a shared clone, or none: in place.",
             choices=("worktree", "clone", "none"), flags=("--workspace",),
         ),
         Setting("workspaces", str, "", "The directory of workspaces (default: REPO.worktrees)."),

@@ -18,6 +18,7 @@ from necrocode.claim import Claim
 from necrocode.errors import ConfigError, NecrocodeError
 from necrocode.runs import Plan
 from necrocode.task import Argv, Task, TaskFile
+from necrocode.wanted import Place
 
 
 class AgentMissing(NecrocodeError):
@@ -74,8 +75,15 @@ def draft(file: TaskFile, wishes: Wishes, where: Path) -> Draft:
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )  # fmt: skip
     if all(plan.mode_of(task) == "none" for task in tasks):
-        return Draft(plan._replace(claims=_plain_claims(tasks, where), repository=str(where)), notes)
+        return Draft(_in_place(plan, where), notes)
     return _in_repository(plan, wishes, where, notes)
+
+
+def _in_place(plan: Plan, where: Path) -> Plan:
+    """Without workspaces, tasks work where those with one leave their work: at the root of the repository they are in;
+    in none, where they were called. Git is only asked when they claim what may be a repository's."""
+    root = git.top_above(where) or where
+    return plan._replace(claims=_claims(plan.tasks, Place(root)), repository=str(root))
 
 
 def _in_repository(plan: Plan, wishes: Wishes, where: Path, notes: tuple[str, ...]) -> Draft:
@@ -86,7 +94,7 @@ def _in_repository(plan: Plan, wishes: Wishes, where: Path, notes: tuple[str, ..
     plan = plan._replace(
         repository=str(repository.root), base=git.rev_parse(name, cwd=repository.root), base_name=name,
         directory=wishes.directory or str(workspace.default_directory(repository)),
-        claims={task.id: _claims(task, repository, where) for task in plan.tasks},
+        claims=_claims(plan.tasks, Place(repository.root, repository)),
     )  # fmt: skip
     _check_branches(plan, repository)
     return Draft(plan, (*notes, *_state_of(repository, name)))
@@ -121,23 +129,15 @@ def _check_branches(plan: Plan, repository: git.Repository) -> None:
             raise ConfigError(said, where=f"task {task.id}", hint=hint)
 
 
-def _claims(task: Task, repository: git.Repository, where: Path) -> tuple[Claim, ...]:
+def _claims(tasks: Iterable[Task], place: Place) -> dict[str, tuple[Claim, ...]]:
+    return {task.id: _claims_of(task, place) for task in tasks}
+
+
+def _claims_of(task: Task, place: Place) -> tuple[Claim, ...]:
     try:
-        files = git.files_claims(repository, task.files, where)
-        others = [Claim.parse(text, repository.identity) for text in task.claims]
-        branch = [git.branch_claim(repository, task.branch)] if task.branch else []
+        return place.wanted(task.claims, task.files, [task.branch] if task.branch else [])
     except ConfigError as error:
         raise ConfigError(str(error), where=f"task {task.id}", hint=error.hint) from error
-    return tuple(dict.fromkeys([*files, *others, *branch]))
-
-
-def _plain_claims(tasks: Iterable[Task], where: Path) -> Mapping[str, tuple[Claim, ...]]:
-    """Without workspaces, files are those of the directory itself."""
-    try:
-        repository = git.open_repository(where)
-    except ConfigError:
-        return {task.id: task.wanted(str(where)) for task in tasks}
-    return {task.id: _claims(task, repository, where) for task in tasks}
 
 
 def chosen(

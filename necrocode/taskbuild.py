@@ -134,7 +134,12 @@ def _check_item(item: Mapping[str, Any], path: Path, mistakes: list[Mistake]) ->
     _check_env(item.get("env"), path, mistakes)
 
 
-_CLAIMS: dict[str, Callable[[str], Claim]] = {"files": Claim.file, "claims": Claim.parse}
+def _claim(text: str) -> Claim:
+    # Where a workspace lies only the disk knows: unlike files, it may be beside the directory it is named from.
+    return Claim.workspace("/") if re.match(r"(shared:)?workspace:.", text) else Claim.parse(text)
+
+
+_CLAIMS: dict[str, Callable[[str], Claim]] = {"files": Claim.file, "claims": _claim}
 
 
 def _text(value: Any) -> str:

@@ -47,7 +47,7 @@ class _Shared(_Model):
     verify: Annotated[Commands | None, Field(description="Commands that judge the work; all must succeed.")] = None
     workspace: Annotated[
         Place | None,
-        Field(description="Where to work: an own git worktree (default), a shared clone, or none: here."),
+        Field(description="Where to work: an own git worktree (default), a shared clone, or none: in place."),
     ] = None
     env: Annotated[dict[str, str], Field(description="Environment variables for the task.")] = {}
 
@@ -78,7 +78,7 @@ class TaskModel(_Shared):
     ] = None
     files: Annotated[
         list[Text],
-        Field(description="Paths or patterns in the repository that this task will change; who wants them too waits."),
+        Field(description="Paths or patterns, from the repository's root on, that this task changes; others wait."),
     ] = []
     claims: Annotated[
         list[Text],

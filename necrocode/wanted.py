@@ -14,7 +14,7 @@ from necrocode.process import MARKER
 from necrocode.statedir import mark
 
 if TYPE_CHECKING:
-    from necrocode.git import Repository
+    from necrocode.git import Repository, StrPath
 
 
 def refuse_own(refused: Refused, state_root: Path) -> None:
@@ -29,53 +29,66 @@ def refuse_own(refused: Refused, state_root: Path) -> None:
 def wanted(
     claims: Iterable[str], files: Iterable[str] = (), branches: Iterable[str] = (), where: Path | None = None
 ) -> tuple[Claim, ...]:
-    """The claims that `KIND:NAME` texts, paths and branch names mean, each once; paths are relative to `where`.
-
-    Inside a repository, files and branches are claimed as its own; elsewhere a file is its place in the file system.
-    Raises ConfigError for what is no claim."""
-    place = _Place(where or Path.cwd())
-    texts = [*claims, *(f"file:{path}" for path in files), *(f"branch:{name}" for name in branches)]
-    return tuple(dict.fromkeys(map(place.claim, texts)))
+    """What `KIND:NAME` texts, paths and branch names mean at `where` (default: here); see Place.wanted."""
+    return Place(where or Path.cwd()).wanted(claims, files, branches)
 
 
-class _Place:
-    """A directory, and the repository it lies in, opened when it is needed for the first time."""
+class Place:
+    """What names are relative to: a directory, and the repository it lies in, opened when a name may be its."""
 
-    def __init__(self, where: Path) -> None:
-        self._where = where
+    def __init__(self, where: Path, repository: Repository | None = None) -> None:
+        self._where, self._known = where, repository
+        self._opened: dict[Path, Repository] = {}
 
-    def claim(self, text: str) -> Claim:
-        shared = text.startswith("shared:")
-        kind, _, name = text.removeprefix("shared:").partition(":")
-        if name and kind == "file":
-            return self._file(name, shared)
-        if name and kind == "branch":
-            return self._branch(name)
-        if name and kind == "workspace":
-            return Claim.workspace(os.path.realpath(self._where / name))
-        return Claim.parse(text)
+    def wanted(
+        self, claims: Iterable[str], files: Iterable[str] = (), branches: Iterable[str] = ()
+    ) -> tuple[Claim, ...]:
+        """The claims that `KIND:NAME` texts, paths and branch names mean, each once.
+
+        Inside a repository, files and branches are claimed as its own; elsewhere a file is its place in the file
+        system. Raises ConfigError for what is no claim."""
+        texts = [*(f"file:{path}" for path in files), *claims, *(f"branch:{name}" for name in branches)]
+        return tuple(dict.fromkeys(claim for text in texts for claim in self._meant(text)))
 
     @cached_property
     def _repository(self) -> Repository | None:
-        if not any(os.path.lexists(above / ".git") for above in (self._where, *self._where.parents)):
-            return None
+        return self._known or self._around(self._where)
+
+    def _meant(self, text: str) -> tuple[Claim, ...]:
+        shared = text.startswith("shared:")
+        kind, _, name = text.removeprefix("shared:").partition(":")
+        if name and kind == "file":
+            return self._files(name, shared)
+        if name and kind == "branch":
+            return (self._branch(name, shared),)
+        if name and kind == "workspace":
+            return (Claim.workspace(os.path.realpath(self._where / name), shared=shared),)
+        return (Claim.parse(text),)
+
+    def _files(self, path: str, shared: bool) -> tuple[Claim, ...]:
         from necrocode import git
 
-        return git.open_repository(self._where)
-
-    def _file(self, path: str, shared: bool) -> Claim:
         if self._repository:
-            from necrocode import git
-
             try:
-                return git.path_claim(self._repository, path, self._where, shared=shared)
+                return git.files_claims(self._repository, [path], self._where, shared=shared)
             except ConfigError:
                 if not os.path.isabs(path):
                     raise
-        place = os.path.realpath(self._where / path)
-        return Claim.file(f"{place}/" if path.endswith("/") or os.path.isdir(place) else place, shared=shared)
+        # Whoever reaches a repository's file from outside means that file.
+        there = self._around(os.path.realpath(self._where / path)) or git.DISK
+        return git.files_claims(there, [path], self._where, shared=shared)
 
-    def _branch(self, name: str) -> Claim:
+    def _branch(self, name: str, shared: bool) -> Claim:
         from necrocode import git
 
-        return git.branch_claim(self._repository, name) if self._repository else Claim.branch(git.checked_branch(name))
+        if self._repository:
+            return git.branch_claim(self._repository, name, shared=shared)
+        return Claim.branch(git.checked_branch(name), shared=shared)
+
+    def _around(self, place: StrPath) -> Repository | None:
+        from necrocode import git
+
+        top = git.top_above(place)
+        if top and top not in self._opened:
+            self._opened[top] = git.open_repository(top)
+        return self._opened[top] if top else None

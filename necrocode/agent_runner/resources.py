@@ -17,9 +17,6 @@ from necrocode.claim import Claim
 from necrocode.errors import ConfigError
 from necrocode.git import Repository, StrPath
 
-_DISK = Repository(Path("/"), Path("/"), "/", False)
-"""What paths belong to that lie in no repository."""
-
 
 class Place(NamedTuple):
     """One work space, by its real path, and the repository that its names belong to."""
@@ -61,7 +58,7 @@ def place_of(workspace_path: StrPath) -> Place:
     """The work space at this path. Raises ConfigError when git does not trust its repository, or is missing."""
     root = real(workspace_path)
     inode = _inode(root)
-    if inode is None or not _is_below_git(root):
+    if inode is None or not git.top_above(root):
         return Place.bare(root)
     return Place(root, _repository(root, inode))
 
@@ -69,7 +66,7 @@ def place_of(workspace_path: StrPath) -> Place:
 def _elsewhere(target: str) -> Claim:
     """The claim on a real path outside the work space: the repository's that it lies in, or a place on the disk."""
     there = place_of(next(above for above in Path(target).parents if os.path.isdir(above)))
-    return git.path_claim(there.repository if there.in_repository else _DISK, target)
+    return git.path_claim(there.repository if there.in_repository else git.DISK, target)
 
 
 def workspace_claim(workspace_path: StrPath) -> Claim:
@@ -99,11 +96,6 @@ def _inode(root: str) -> int | None:
         return os.stat(root).st_ino
     except OSError:
         return None
-
-
-def _is_below_git(root: str) -> bool:
-    place = Path(root)
-    return any(os.path.lexists(above / ".git") for above in (place, *place.parents))
 
 
 @lru_cache(512)

@@ -31,6 +31,7 @@ from necrocode.git.refs import (
     update_ref,
 )
 from necrocode.git.repository import (
+    DISK,
     Listed,
     Repository,
     branch_claim,
@@ -40,11 +41,13 @@ from necrocode.git.repository import (
     old_locks,
     open_repository,
     path_claim,
+    top_above,
     work_trees,
 )
 from necrocode.git.snapshots import WorkTree, snapshot, work_tree
 
 __all__ = [
+    "DISK",
     "NOBODY",
     "OLDEST",
     "YES_OR_NO",
@@ -91,6 +94,7 @@ __all__ = [
     "snapshot",
     "status",
     "sync_branch",
+    "top_above",
     "update_ref",
     "work_tree",
     "work_trees",

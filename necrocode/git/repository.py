@@ -9,10 +9,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from necrocode.claim import Claim, escaped
+from necrocode.claim import Claim
 from necrocode.errors import ConfigError
 from necrocode.git.calls import YES_OR_NO, StrPath, checked_version, git_binary, one_line, run
 from necrocode.git.refs import checked_branch
+from necrocode.patterns import escaped
 
 _IS_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|[^/]*:")
 
@@ -32,6 +33,17 @@ class Repository(NamedTuple):
     common_dir: Path
     identity: str
     ignores_case: bool
+
+
+DISK = Repository(Path("/"), Path("/"), "/", False)
+"""What paths belong to that lie in no repository. Nobody says of it whether it ignores case: it is taken not to."""
+
+
+def top_above(place: StrPath) -> Path | None:
+    """The top of the work tree that this place lies in, or would if it were made, as far as names tell; None for
+    none."""
+    path = Path(place)
+    return next((above for above in (path, *path.parents) if os.path.lexists(above / ".git")), None)
 
 
 def open_repository(path: StrPath) -> Repository:
@@ -143,21 +155,40 @@ def path_claim(repository: Repository, path: str, cwd: StrPath | None = None, *,
     return Claim.file(_folded(repository, text), repository.identity, shared=shared)
 
 
-def entry_claim(repository: Repository, name: str, *, whole: bool = False) -> Claim:
+def entry_claim(repository: Repository, name: str, *, whole: bool = False, shared: bool = False) -> Claim:
     """The claim on an entry by git's own name for it, from the root on: on that very entry, not on what a link leads to
     or a pattern would fit. With `whole`, on all below it."""
-    return Claim.file(_folded(repository, escaped(name) + "/" * whole), repository.identity)
+    text = _folded(repository, escaped(name) + "/" * whole)
+    return Claim.file(text, repository.identity, shared=shared)
 
 
-def files_claims(repository: Repository, paths: Iterable[str], cwd: StrPath | None = None) -> tuple[Claim, ...]:
-    """`path_claim` of each, without repetition."""
-    return tuple(dict.fromkeys(path_claim(repository, path, cwd) for path in paths))
+def files_claims(
+    repository: Repository, paths: Iterable[str], cwd: StrPath | None = None, *, shared: bool = False
+) -> tuple[Claim, ...]:
+    """`path_claim` of each, and of what is a symbolic link the entry itself, which may be changed as well and which
+    patterns fit; without repetition."""
+    found: dict[Claim, None] = {}
+    for path in paths:
+        found[path_claim(repository, path, cwd, shared=shared)] = None
+        if (link := _link(repository, os.path.join(cwd or repository.root, path))) is not None:
+            found[entry_claim(repository, link, shared=shared)] = None
+    return tuple(found)
 
 
-def branch_claim(repository: Repository, name: str) -> Claim:
+def _link(repository: Repository, path: str) -> str | None:
+    """A link's own name in the repository; None for what is no link, or lies elsewhere."""
+    path = path.rstrip("/")
+    if not os.path.islink(path):
+        return None
+    folder, name = os.path.split(path)
+    relative = _relative(repository, Path(os.path.realpath(folder)))
+    return None if relative is None else str(relative / name)
+
+
+def branch_claim(repository: Repository, name: str, *, shared: bool = False) -> Claim:
     """The claim on a branch. Raises ConfigError for a name that git would not take."""
     checked_branch(name)
-    return Claim.branch(_folded(repository, name), repository.identity)
+    return Claim.branch(_folded(repository, name), repository.identity, shared=shared)
 
 
 def _split(path: str) -> tuple[str, list[str]]:
@@ -169,7 +200,7 @@ def _split(path: str) -> tuple[str, list[str]]:
 
 
 def _relative(repository: Repository, place: Path) -> Path | None:
-    top = next((above for above in (place, *place.parents) if os.path.lexists(above / ".git")), None)
+    top = top_above(place)
     if top is not None and top != repository.root:
         common = _git_dir_at(top)
         # Another work tree or clone of the same repository: the same files, whichever of its places was named.

@@ -247,6 +247,26 @@ def test_directories_patterns_and_things_to_come(repository):
     )
 
 
+@pytest.mark.parametrize("spelling", ["link", "link/", "./link", "{root}/link", "over/link"])
+def test_a_claim_on_a_link_is_one_on_the_entry_too(repository, spelling):
+    """Whoever has it may make another link of it, which is what a pattern that fits its name means."""
+    home = git.open_repository(repository)
+    (repository / "link").symlink_to("src")
+    (repository / "over").symlink_to(".")
+    claims = git.files_claims(home, [spelling.format(root=repository)])
+    assert claims == (Claim.file("src/", home.identity), Claim.file("link", home.identity))
+    assert any(conflict(claim, git.path_claim(home, "l*")) for claim in claims)
+    assert all(claim.shared for claim in git.files_claims(home, ["link"], shared=True))
+    assert git.files_claims(home, ["link/a.py"]) == (Claim.file("src/a.py", home.identity),)
+
+
+def test_a_link_to_another_work_tree_is_an_entry_of_its_own(repository, tmp_path):
+    home = git.open_repository(repository)
+    sh("git", "worktree", "add", "-q", str(tmp_path / "tree"), "-b", "n", cwd=repository)
+    (repository / "link").symlink_to(tmp_path / "tree")
+    assert [claim.path for claim in git.files_claims(home, ["link"])] == ["**", "link"]
+
+
 def test_a_file_that_looks_like_a_pattern_is_itself(repository):
     home = git.open_repository(repository)
     (repository / "[id]").mkdir()

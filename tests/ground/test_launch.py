@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 from conftest import sh
 
-from necrocode import launcher, process
+from necrocode import launcher, process, workspace
+from necrocode.claim import Claim
 from necrocode.errors import ConfigError, NecrocodeError, Refused
 from necrocode.launch import AgentMissing, Draft, Wishes, draft, presets
 from necrocode.ledger import lifeline
 from necrocode.runs import new_run, run_folder
 from necrocode.statedir import StateDir, to_json
 from necrocode.task import parse_tasks
+from necrocode.wanted import wanted
 from necrocode.work import filled
 
 
@@ -49,10 +52,26 @@ def test_how_tasks_are_isolated_is_said_by_the_command_line_last(repository: Pat
     assert [plan.mode_of(task) for task in plan.tasks] == ["clone"]
 
 
-def test_files_are_those_seen_from_where_one_stands(repository: Path) -> None:
-    here = drafted(one('files = ["a.py"]'), repository / "src").plan.claims["a"]
-    there = drafted(one('files = ["src/a.py"]'), repository).plan.claims["a"]
-    assert here == there
+@pytest.mark.parametrize("mode", ["worktree", "none"])
+def test_names_and_work_are_at_the_repositorys_root_wherever_one_stands(repository: Path, mode: workspace.Mode) -> None:
+    """The command works there, so `a.py` is the root's, not that of the directory somebody was in."""
+    text = one('files = ["a.py"]\nclaims = ["shared:file:src", "workspace:tree"]')
+    (here, _), (there, _) = (drafted(text, where, mode=mode) for where in (repository / "src", repository))
+    assert here.claims == there.claims and here.repository == there.repository == str(repository)
+    assert [claim.path for claim in here.claims["a"][:2]] == ["a.py", "src/**"]
+    assert mode == "worktree" or here.place(here.task("a")) == str(repository)
+
+
+def test_a_task_claims_what_a_command_with_the_same_words_claims(repository: Path) -> None:
+    sh("git", "config", "core.ignorecase", "true", cwd=repository)
+    claims = ["file:src", "shared:file:SRC/", f"file:{repository}/src/A.py", "file:/etc/hosts", "branch:Fix",
+              "shared:branch:fix", "workspace:tree", "workspace:../tree", "port:80"]  # fmt: skip
+    planned = drafted(one(f'files = ["src"]\nclaims = {claims}\nbranch = "Mine"'), repository).plan.claims["a"]
+    assert planned == wanted(claims, ["src"], ["Mine"], repository)
+    assert {str(claim) for claim in planned} == {
+        "file:src/**", "shared:file:src/**", "file:src/a.py", "file:etc/hosts", "branch:fix", "shared:branch:fix",
+        f"workspace:{repository}/tree", f"workspace:{repository.parent}/tree", "port:80", "branch:mine",
+    }  # fmt: skip
 
 
 def test_what_is_not_committed_is_told(repository: Path) -> None:
@@ -92,6 +111,26 @@ def test_without_workspaces_no_repository_is_needed(tmp_path: Path) -> None:
     plan, notes = drafted(one('files = ["x"]'), tmp_path, mode="none")
     assert (plan.mode, plan.repository, notes) == ("none", str(tmp_path), ()) and plan.claims["a"]
     assert drafted(one('workspace = "none"'), tmp_path).plan.claims == {"a": ()}
+
+
+def test_without_a_repository_files_are_places_as_they_are_for_everybody_else(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    plan = drafted(one('files = ["a.txt", "sub"]\nclaims = ["file:*.py"]'), tmp_path, mode="none").plan
+    top = str(tmp_path).removeprefix("/")
+    assert plan.claims["a"] == tuple(Claim("file:/", f"{top}/{name}") for name in ("a.txt", "sub/**", "*.py"))
+    assert plan.claims["a"] == wanted(["file:*.py"], ["a.txt", "sub"], where=tmp_path)
+    assert plan.place(plan.task("a")) == str(tmp_path)
+
+
+def test_git_is_asked_for_nothing_by_tasks_in_place_that_claim_nothing_of_a_repository(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".git").write_text("what no git could open\n")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    text = one('workspace = "none"\nclaims = ["port:80"]').replace('"true"', f'"{sys.executable}"')
+    assert drafted(text, tmp_path).plan.repository == str(tmp_path)
+    with pytest.raises(ConfigError, match="git"):
+        drafted(text.replace("port:80", "file:a"), tmp_path)
 
 
 def test_only_some_and_what_they_come_after_counts_as_done(repository: Path) -> None:

@@ -2,14 +2,16 @@
 
 import time
 from fnmatch import fnmatchcase
+from functools import cache
 from itertools import product
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from necrocode.claim import Claim, ClaimIndex, conflict, normalised
+from necrocode.claim import Claim, ClaimIndex, conflict
 from necrocode.errors import ConfigError
+from necrocode.patterns import normalised
 
 SPELLINGS = [
     ("src/a.py", "src/a.py"),
@@ -51,6 +53,8 @@ def test_what_names_nothing(written):
         ("shared:file:a", Claim("file:R", "a", True), "shared:file:a"),
         ("branch:fix", Claim("branch:R", "fix/**"), "branch:fix"),
         ("branch:refs/heads/fix/1", Claim("branch:R", "fix/1/**"), "branch:fix/1"),
+        ("shared:branch:fix", Claim("branch:R", "fix/**", True), "shared:branch:fix"),
+        ("shared:workspace:/w/one", Claim("workspace", "w/one/**", True), "shared:workspace:/w/one"),
         ("workspace:/w/one", Claim("workspace", "w/one/**"), "workspace:/w/one"),
         ("workspace:/w/[1]*", Claim("workspace", "w/[[]1][*]/**"), "workspace:/w/[1]*"),
         ("port:8080", Claim("port", "8080"), "port:8080"),
@@ -78,6 +82,13 @@ MEET = [
     ("file:a", "file:a"),
     ("file:a/", "file:a"),
     ("file:a/", "file:a/b/c"),
+    ("file:a", "file:a/b"),
+    ("file:a", "file:a/b/c"),
+    ("file:a", "file:a/*.py"),
+    ("file:a", "file:a/**/x"),
+    ("file:a/b", "file:a/b/c*/d"),
+    ("file:a[*]", "file:a[*]/x"),
+    ("shared:file:a", "file:a/b"),
     ("file:a/b/", "file:a/"),
     ("file:.", "file:x/y"),
     ("file:a/*.py", "file:a/b.py"),
@@ -98,12 +109,20 @@ MEET = [
     ("workspace:/w/[1]", "workspace:/w/[1]/x"),
     ("port:1", "port:1"),
     ("shared:file:a", "file:a"),
+    ("shared:branch:fix", "branch:fix/1"),
+    ("shared:workspace:/w", "workspace:/w/x"),
     ("file:.git/config", "file:.*/config"),
 ]
 APART = [
     ("file:a", "file:b"),
-    ("file:a", "file:a/b"),
     ("file:a/", "file:ab"),
+    ("file:a", "file:ab/c"),
+    ("file:a/b", "file:a/c*/d"),
+    ("file:a", "file:*/b"),
+    ("file:a?", "file:ab/c"),
+    ("shared:file:a", "shared:file:a/b"),
+    ("gpu:a", "gpu:a/b"),
+    ("gpu:a", "gpu:a/*"),
     ("file:a/*.py", "file:a/b.txt"),
     ("file:a/*", "file:a/b/c"),
     ("file:a/*.py", "file:b/*.py"),
@@ -112,6 +131,8 @@ APART = [
     ("file:[id].tsx", "file:id.tsx"),
     ("file:A", "file:a"),
     ("shared:file:a", "shared:file:a/"),
+    ("shared:branch:fix", "shared:branch:fix"),
+    ("shared:workspace:/w", "shared:workspace:/w/x"),
     ("file:a", "branch:a"),
     ("branch:fix", "branch:fix-1"),
     ("workspace:/w/1", "workspace:/w/11"),
@@ -155,19 +176,32 @@ def matches(path, segments):
 PLAIN = st.text("ab*?", min_size=1, max_size=2).filter(lambda segment: segment != "**")
 CLASSES = st.sampled_from(["[ab]", "[a]", "[!a]", "[ab]*", "a[a-b]", "[*]", "[?]b"])
 SEGMENT = st.one_of(PLAIN, PLAIN, st.just("**"))
-EXACT = st.lists(SEGMENT, min_size=1, max_size=3)
+EXACT = st.lists(st.one_of(SEGMENT, st.sampled_from(["a", "ab"])), min_size=1, max_size=3)
 ANY = st.lists(st.one_of(SEGMENT, CLASSES), min_size=1, max_size=3)
 
 
+@cache
+def named(segments):
+    return frozenset(path for path in PATHS if matches(path, segments))
+
+
 def meet(ours, theirs):
-    return any(matches(path, ours) and matches(path, theirs) for path in PATHS)
+    return bool(named(tuple(ours)) & named(tuple(theirs)))
+
+
+def leads_to(ours, theirs):
+    """Whether ours is one path, which would have to be a directory for all that theirs can name."""
+    depth = len(ours)
+    literal = named(tuple(ours)) == {tuple(ours)}
+    return literal and all(path[:depth] == tuple(ours) for path in named(tuple(theirs)))
 
 
 @settings(max_examples=300, deadline=None)
 @given(EXACT, EXACT)
-def test_patterns_without_classes_conflict_exactly_when_a_path_matches_both(ours, theirs):
-    found = conflict(Claim.file("/".join(ours)), Claim.file("/".join(theirs)))
-    assert found is meet(ours, theirs)
+def test_patterns_without_classes_conflict_exactly_when_a_path_matches_both_or_one_is_above(ours, theirs):
+    expected = meet(ours, theirs) or leads_to(ours, theirs) or leads_to(theirs, ours)
+    assert conflict(Claim.file("/".join(ours)), Claim.file("/".join(theirs))) is expected
+    assert conflict(Claim("gpu", "/".join(ours)), Claim("gpu", "/".join(theirs))) is meet(ours, theirs)
 
 
 @settings(max_examples=200, deadline=None)
@@ -179,8 +213,10 @@ def test_patterns_with_classes_never_miss_a_path(ours, theirs):
 
 CLAIM = st.builds(
     Claim,
-    st.sampled_from(["file:", "branch:"]),
-    st.lists(st.one_of(SEGMENT, CLASSES, st.sampled_from("abc")), min_size=1, max_size=4).map("/".join),
+    st.sampled_from(["file:", "branch:", "gpu"]),
+    st.lists(st.one_of(SEGMENT, CLASSES, st.sampled_from(["a", "b", "c", "ab*", "ab"])), min_size=1, max_size=4).map(
+        "/".join
+    ),
     st.booleans(),
 )
 CHANGES = st.lists(
@@ -219,12 +255,35 @@ def test_a_claim_held_twice_is_held_until_it_was_given_back_twice():
     assert not list(index.conflicts("y", claim))
 
 
-def test_an_answer_does_not_cost_more_with_more_holders_elsewhere():
+BESIDE = {
+    "elsewhere": (
+        lambda n: [Claim.file(f"d{n % 97}/s{n}/f.py"), Claim.file(f"d{n % 97}/t{n}/")],
+        lambda n: Claim.file(f"d{n % 97}/s{n}/g.py"),
+    ),
+    "at one path that all share": (
+        lambda n: [Claim.file("a", shared=True), Claim.file("src/", shared=True)],
+        lambda n: Claim.file("src/a.py" if n % 2 else "a", shared=True),
+    ),
+    "below a directory that all share": (
+        lambda n: [Claim.file(f"src/f{n}", shared=True)],
+        lambda n: Claim.file("src/", shared=True),
+    ),
+    "with patterns that begin otherwise": (
+        lambda n: [Claim.file(f"src/t{n}_*.py")],
+        lambda n: Claim.file(f"src/u{n}_a.py"),
+    ),
+}
+
+
+@pytest.mark.parametrize("where", BESIDE)
+def test_an_answer_does_not_cost_more_with_more_holders(where):
+    held, asked = BESIDE[where]
+
     def seconds(count):
         index = ClaimIndex()
         for n in range(count):
-            index.add(f"r{n}", [Claim.file(f"d{n % 97}/s{n}/f.py"), Claim.file(f"d{n % 97}/t{n}/")])
-        wanted = [Claim.file(f"d{n % 97}/s{n}/g.py") for n in range(300)]
+            index.add(f"r{n}", held(n))
+        wanted = [asked(n) for n in range(300)]
         best = 9.0
         for _ in range(5):
             begin = time.process_time()
@@ -233,3 +292,16 @@ def test_an_answer_does_not_cost_more_with_more_holders_elsewhere():
         return best
 
     assert seconds(8000) < 8 * seconds(400) + 0.01
+
+
+def test_patterns_side_by_side_are_told_apart_by_how_they_begin():
+    """Beside a thousand others only those are compared that may fit, and that quickly also the first time."""
+    index = ClaimIndex()
+    for n in range(2000):
+        index.add(f"r{n}", [Claim.file(f"src/side{n}_*.py")])
+    begin = time.process_time()
+    for n in range(20):
+        assert not list(index.conflicts("us", Claim.file(f"src/new{n}_*.py")))
+        assert [owner for owner, _ in index.conflicts("us", Claim.file(f"src/side{n}_*.txt"))] == []
+        assert [owner for owner, _ in index.conflicts("us", Claim.file(f"src/side{n}_a.py"))] == [f"r{n}"]
+    assert time.process_time() - begin < 0.2
