@@ -32,12 +32,13 @@ def command(door: Door, names: tuple[str, ...], timeout: float | None, quiet: bo
     count as failed (go on with it: necrocode run --resume RUN)."""
     from necrocode import ending, lookup
 
-    left = {name: lookup.find(door.state(), name) for name in names}
+    state = door.knowing(names[0])
+    left = {name: lookup.find(state, name) for name in names}
     ended: dict[str, list[End]] = {}
     began = time.monotonic()
     while left:
         for name, found in list(left.items()):
-            if (ends := ending.ends(door.state(), found)) is not None:
+            if (ends := ending.ends(state, found)) is not None:
                 ended[name] = ends
                 del left[name]
                 if not (quiet or door.as_json):
