@@ -1,4 +1,4 @@
-"""The checks of `necrocode doctor`: the machine, the state directory, and what is left lying about in it."""
+"""The checks of `necrocode doctor`: the machine, the state directory, and what lies in it."""
 
 from __future__ import annotations
 
@@ -13,14 +13,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from necrocode import cleaning, journal, machine, process, runs
-from necrocode.board import left_behind
-from necrocode.errors import ConfigError, NecrocodeError, StateUnreadable, StateUnusable
+from necrocode import inventory, journal, machine, process
+from necrocode.errors import NecrocodeError, StateUnusable
 from necrocode.ledger.files import FileLedger
-from necrocode.ledger.terms import read_terms
 from necrocode.machine import Finding
 from necrocode.mounts import filesystem, refuse_remote
-from necrocode.screen import counted, duration
+from necrocode.screen import duration
 from necrocode.statedir import FOLDERS, FORMAT, UNSHARED, StateDir, is_there, put
 
 _FREE = 100 << 20
@@ -60,10 +58,7 @@ def _of_state(state: StateDir, where: Path) -> Iterator[Finding]:
     for name, look in (
         ("file system", lambda: _file_system(state)), ("folders", lambda: _folders(state)),
         ("locks", lambda: _locks(state)), ("pipes", lambda: _pipes(state)), ("space", lambda: _space(state)),
-        ("gate", lambda: _gate(state)), ("clock", lambda: _clock(state)), ("settings", lambda: _settings(ledger)),
-        ("records", lambda: _records(ledger)), ("plans", lambda: _plans(state)),
-        ("quarantine", lambda: _quarantine(state)), ("leases", lambda: _leases(ledger)),
-        ("left over", lambda: _left_over(ledger, where)),
+        ("gate", lambda: _gate(state)), ("clock", lambda: _clock(state)), *inventory.looks(ledger, where),
     ):  # fmt: skip
         yield from _each(name, look)
 
@@ -225,90 +220,3 @@ def _clock(state: StateDir) -> Iterator[Finding]:
         yield Finding("clock", False, f"the newest event lies {duration(ahead)} in the future", "timedatectl status")
     else:
         yield Finding("clock", True, f"boot {process.boot_id()[:8]}")
-
-
-# -- what lies in it
-
-
-def _settings(ledger: FileLedger) -> Iterator[Finding]:
-    path = ledger.state.root / "config.json"
-    try:
-        limit, quotas = read_terms(path)
-    except StateUnreadable as error:
-        yield Finding("settings", False, str(error), f"rm {path}, and set the limit again")
-        return
-    told = [f"limit {limit or 'none'}", *(f"quota {name} {count}" for name, count in quotas.items())]
-    yield Finding("settings", True, ", ".join(told))
-
-
-def _records(ledger: FileLedger) -> Iterator[Finding]:
-    broken = [name for name in ledger.snapshot().unreadable if name != "config.json"]
-    if broken:
-        fix = "necrocode doctor --fix moves those of the dead to quarantine"
-        yield Finding("records", False, f"cannot be read: {', '.join(broken[:5])}", fix, ledger.sweep)
-    else:
-        yield Finding("records", True, "all can be read")
-
-
-def _plans(state: StateDir) -> Iterator[Finding]:
-    broken = {run_id: error for run_id in runs.runs(state) if (error := _unreadable(state, run_id))}
-    if broken:
-        said = f"of {counted(len(broken), 'run')} cannot be read: {', '.join(list(broken)[:5])}"
-        fix = "necrocode doctor --fix moves them to quarantine; what was done is on the branches"
-        yield Finding("plans", False, said, fix, lambda: _put_aside(state, broken))
-    else:
-        yield Finding("plans", True, "all can be read")
-
-
-def _unreadable(state: StateDir, run_id: str) -> StateUnreadable | None:
-    try:
-        runs.Plan.load(state, run_id)
-    except StateUnreadable as error:
-        return error
-    except ConfigError:  # it went meanwhile
-        return None
-    return None
-
-
-def _put_aside(state: StateDir, broken: dict[str, StateUnreadable]) -> None:
-    for run_id, error in broken.items():
-        moved = state.quarantine(Path(error.path))
-        facts = {"file": error.path, "reason": str(error), "moved_to": moved}
-        journal.append(state.events, [journal.make("record.quarantined", run_id=run_id, **facts)])
-
-
-def _quarantine(state: StateDir) -> Iterator[Finding]:
-    found = sorted(os.listdir(state.quarantine_folder))
-    if found:
-        said = f"{counted(len(found), 'file')} could not be read once: {', '.join(found[:3])}"
-        yield Finding("quarantine", False, said, f"look at them, then: rm {state.quarantine_folder}/*")
-    else:
-        yield Finding("quarantine", True, "empty")
-
-
-def _leases(ledger: FileLedger) -> Iterator[Finding]:
-    snapshot = ledger.snapshot()
-    dead = [seen.record.runner_id for seen in snapshot.runners if seen.liveness == "dead"]
-    dead += [waiter.record.runner_id for waiter in snapshot.waiting if waiter.liveness == "dead"]
-    if dead:
-        said = f"left by the dead: {', '.join(dead[:5])}"
-        yield Finding("leases", False, said, "necrocode gc --yes", ledger.sweep)
-    for seen in snapshot.runners:
-        name = seen.record.runner_id
-        if seen.orphaned:
-            yield Finding("leases", False, f"{name}: {left_behind(seen)}", f"necrocode stop {name}")
-        elif seen.liveness != "dead" and (seen.liveness == "silent" or seen.state == "fenced"):
-            silent = f"has given no heartbeat for {duration(seen.silent or 0.0)}"
-            yield Finding("leases", False, f"{name} {silent}, but lives", f"necrocode stop {name}")
-    if not dead:
-        yield Finding("leases", True, f"{counted(snapshot.live, 'runner')}, {len(snapshot.waiting)} waiting")
-
-
-def _left_over(ledger: FileLedger, where: Path) -> Iterator[Finding]:
-    things = [one for one in cleaning.survey(ledger, where) if one.kind in ("workspace", "trash")]
-    if stale := [one.name for one in things if not one.keep]:
-        said = f"{counted(len(stale), 'place')} of runners that are gone: {', '.join(stale[:3])}"
-        yield Finding("left over", False, said, "necrocode gc, then necrocode gc --yes")
-    kept = len(things) - len(stale)
-    if not stale:
-        yield Finding("left over", True, f"{counted(kept, 'workspace')} in use or kept")

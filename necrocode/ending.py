@@ -106,7 +106,10 @@ def _is_carried(state: StateDir, folder: Path, runner_id: str) -> bool:
     """Whether a runner is at it, also before it has its lease, or may just have been given it."""
     if lifeline.is_held(state.live / runner_id):
         return True
-    carrier = taken_by(folder)
+    try:
+        carrier = taken_by(folder)
+    except StateUnreadable:
+        return False  # its lifeline has told
     return not is_gone(state, carrier, runner_id) if carrier else _is_young(folder / "task.json")
 
 

@@ -16,8 +16,11 @@ from cli_call import Cli, calls, kill, until
 
 from necrocode import git, journal, workspace
 from necrocode.claim import Claim
+from necrocode.launcher import alone
 from necrocode.lease import Request
 from necrocode.ledger.files import FileLedger
+from necrocode.runs import Plan
+from necrocode.task import Task
 from necrocode.testing import is_alive
 
 MONTHS = 60 * 86400
@@ -338,6 +341,21 @@ def test_a_plan_that_cannot_be_read_is_found_and_put_aside(cli: Cli, ledger: Fil
     assert findings(cli)["plans"]["ok"] and len(os.listdir(state.quarantine_folder)) == 1
     (event,) = journal.read(state.events, kind="record.quarantined")
     assert event.run_id == "abc234" and event.facts["moved_to"].startswith(str(state.quarantine_folder))
+
+
+def test_who_carried_an_attempt_and_cannot_be_read_is_found_and_put_aside(cli: Cli, ledger: FileLedger) -> None:
+    run = ledger.state.runs / "abc234"
+    (run / "a.1").mkdir(parents=True)
+    Plan("abc234", (Task("a", command=("true",)),), {"a": ()}, 1, mode="none").save(ledger.state)
+    (run / "a.1" / "runner.json").touch()
+    found = findings(cli)["attempts"]
+    assert not found["ok"] and "runs/abc234/a.1/runner.json" in found["said"] and "--resume abc234" in found["fix"]
+    with alone(ledger.state, "abc234"):  # who follows the run does it by itself
+        cli("doctor", "--fix")
+        assert not findings(cli)["attempts"]["ok"]
+    assert "mended: attempts" in cli("doctor", "--fix").stderr
+    assert findings(cli)["attempts"]["ok"] and not (run / "a.1" / "runner.json").exists()
+    assert "runner.json" in {name.rpartition(".")[0] for name in os.listdir(ledger.state.quarantine_folder)}
 
 
 def test_what_status_says_is_to_be_cleaned_gc_would_remove(cli: Cli, ledger: FileLedger) -> None:

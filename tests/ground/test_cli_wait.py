@@ -14,10 +14,10 @@ from cli_call import Cli, calls, kill, until
 
 from necrocode.ending import ends
 from necrocode.lookup import Found
-from necrocode.order import take
-from necrocode.process import identity
+from necrocode.order import take, taken_by
+from necrocode.process import end_tree, identity
 from necrocode.runs import Plan, attempt_folder, runs
-from necrocode.statedir import StateDir, put, to_json
+from necrocode.statedir import StateDir, mark, put, to_json
 from necrocode.task import Task
 
 
@@ -130,6 +130,28 @@ def test_who_took_an_attempt_and_has_no_lease_yet_is_not_lost(state_root: Path) 
     ours = identity()
     put(folder / "runner.json", to_json(ours._replace(start_ticks=ours.start_ticks - 1)._asdict()))
     assert [end.status for end in ends(state, Found("r", "t")) or ()] == ["lost"]
+
+
+def test_who_cannot_be_read_is_waited_for_by_its_lifeline(cli: Cli) -> None:
+    script, go = gate(cli)
+    write(cli, slow=script, lost="exec sleep 300")
+    launcher = cli.start("run", "tasks.toml", "-n", "2")
+    run = started(cli, "slow")
+    until(lambda: len(list((cli.state / "runners").iterdir())) == 2)
+    launcher.kill()
+    launcher.wait()
+    folders = [cli.state / "runs" / run / f"{task_id}.1" for task_id in ("slow", "lost")]
+    lost = taken_by(folders[1])
+    for folder in folders:
+        (folder / "runner.json").unlink()
+        (folder / "runner.json").touch()
+    assert cli("wait", run, "--timeout", "0.2").returncode == 124
+    assert lost
+    kill(lost.pid)
+    end_tree(mark(cli.state, f"{run}.lost.1"), grace=0)
+    go.touch()
+    told = cli.json("wait", run)
+    assert {end["name"]: end["status"] for end in told["ended"]} == {f"{run}/slow": "done", f"{run}/lost": "lost"}
 
 
 def test_a_runner_is_waited_for(cli: Cli) -> None:
