@@ -15,9 +15,8 @@ from necrocode import journal, process, scratch
 from necrocode.crew import Crew, Running
 from necrocode.errors import NecrocodeError, StateUnreadable, StateUnusable, advised
 from necrocode.launcher import alone
-from necrocode.ledger import lifeline
 from necrocode.ledger.files import FileLedger
-from necrocode.order import lost, put_aside, read_result, take, unheard, write_result
+from necrocode.order import lost, put_aside, read_result, unheard, was_begun, write_result
 from necrocode.outcome import FINAL_ERRORS, Outcome, Status
 from necrocode.remains import clear_done, clear_scratch
 from necrocode.retry import Policy
@@ -221,14 +220,18 @@ class Fleet:
 
     def _weigh(self, task_id: str, outcome: Outcome, *, earlier: bool = False) -> None:
         """What follows from an outcome; an `earlier` one, of a launcher before this, was told before."""
-        status = self._inform(task_id, outcome)
+        status, unsaid = self._inform(task_id, outcome), outcome.token is None  # who has no lease tells of no end
         if status is Status.FAILED and outcome.status is Status.LOST:  # once too often
             outcome = outcome._replace(status=status, error=f"{outcome.error}; lost too often, not tried again")
+            unsaid = True
         self.outcomes[task_id] = outcome
-        facts = {"attempt": outcome.attempt, "status": str(outcome.status), "error": outcome.error, "earlier": earlier}
+        facts = {"attempt": outcome.attempt, "status": str(outcome.status), "error": outcome.error}
+        if unsaid and not earlier:
+            self._tell("attempt.finished", task_id, **facts)
         if status is Status.WAITING and not earlier:
             self._tell("attempt.retried", task_id, attempt=outcome.attempt, error=outcome.error)
-        self._listener(task_id, "retrying" if status is Status.WAITING else "finished", facts)
+        happened = "retrying" if status is Status.WAITING else "finished"
+        self._listener(task_id, happened, {**facts, "earlier": earlier})
 
     def _inform(self, task_id: str, outcome: Outcome) -> Status:
         now = time.monotonic()
@@ -305,7 +308,7 @@ class Fleet:
 
     def _replay(self, task_id: str, number: int, folder: Path, outcome: Outcome | None) -> None:
         waits = self.schedule.standing(task_id).status is Status.WAITING
-        if not waits or (outcome is None and not self._was_begun(task_id, folder)):
+        if not waits or (outcome is None and not was_begun(self._state, task_id, folder)):
             return None
         if outcome and (outcome.status is Status.CANCELLED or (self._retry_failed and not outcome.ok)):
             return None  # it may be done once more, with all its attempts
@@ -315,15 +318,6 @@ class Fleet:
         self._crew.adopt(task_id, folder, f"{self.plan.run_id}.{task_id}.{number}")
         self._listener(task_id, "adopted", {"attempt": number})
         self._look_after(task_id)
-
-    def _was_begun(self, task_id: str, folder: Path) -> bool:
-        """Whether a runner took the attempt. When none did, none ever will: the attempt is given up here. That one
-        took it may stand nowhere any more, while it lives."""
-        if lifeline.is_held(self._state.live / f"{self.plan.run_id}.{folder.name}") or not take(folder):
-            return True
-        why = "its launcher died before it began"
-        write_result(folder, unheard(task_id, folder, Status.CANCELLED, why, "not_begun"))
-        return False
 
     def _tell(self, kind: str, task_id: str = "", **facts: Any) -> None:
         journal.append(self._state.events, [journal.make(kind, task_id=task_id, run_id=self.plan.run_id, **facts)])

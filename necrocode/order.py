@@ -13,6 +13,7 @@ from necrocode import journal, process, workspace
 from necrocode.claim import Claim
 from necrocode.errors import StateUnreadable
 from necrocode.lease import Identity
+from necrocode.ledger import lifeline
 from necrocode.outcome import Outcome, Status
 from necrocode.statedir import StateDir, put, read_json, sync, to_json, told
 from necrocode.task import Argv, Task
@@ -115,6 +116,16 @@ def taken_by(folder: Path) -> Identity | None:
         return None
     except (KeyError, TypeError) as error:
         raise StateUnreadable(str(path), f"names no process ({error!r})") from error
+
+
+def was_begun(state: StateDir, task_id: str, folder: Path) -> bool:
+    """Whether a runner took an attempt that has no result. When none did, none ever will: it is given up here. Of one
+    that lives there may be no other sign than its lifeline."""
+    if lifeline.is_held(state.live / f"{folder.parent.name}.{folder.name}") or not take(folder):
+        return True
+    why = "its launcher died before it began"
+    write_result(folder, unheard(task_id, folder, Status.CANCELLED, why, "not_begun"))
+    return False
 
 
 def _put_first(path: Path, data: bytes, *, durable: bool = False) -> bool:
