@@ -422,3 +422,19 @@ def test_what_lies_in_the_current_directory_is_not_taken_for_python(plain: Comma
     argv = [sys.executable, "-P", "-c", script, "--state-dir", str(plain.state), "run", str(file), "-q"]
     done = subprocess.run(argv, cwd=plain.where, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_no_prompt_reaches_a_shell(command: Command) -> None:
+    """Refused before anything is touched; one that was planned before this was refused fails at its work."""
+    mark, file = command.tmp / "mark", command.tmp / "prompt.toml"
+    file.write_text(f'[[task]]\nid = "a"\nprompt = "$(touch {mark})"\n')
+    told = command.run(file, "--agent", "sh -c 'echo {prompt}'", code=2).stderr
+    assert "{prompt} stands in the script of sh" in told and "hint: give it to the script as an argument" in told
+    assert not command.state.exists()
+    command.run(file, "--agent", "sh -c 'printf %s \"$1\"; exit 1' sh {prompt}", code=1)
+    (plan,) = command.state.glob("runs/*/plan.json")
+    facts = json.loads(plan.read_text())
+    facts["agents"] = {name: ["sh", "-c", "echo {prompt}"] for name in facts["agents"]}
+    plan.write_text(json.dumps(facts))
+    assert "stands in the script" in command.run("--failed", code=1).stdout
+    assert not mark.exists()
