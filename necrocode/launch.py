@@ -91,8 +91,18 @@ def _in_repository(plan: Plan, wishes: Wishes, where: Path, notes: tuple[str, ..
         directory=wishes.directory or str(workspace.default_directory(repository)),
         claims={task.id: _claims(task, repository, where) for task in plan.tasks},
     )  # fmt: skip
+    plan = plan._replace(agents={name: _reachable(argv, plan, where) for name, argv in plan.agents.items()})
     _check_branches(plan, repository)
     return Draft(plan, (*notes, *_state_of(repository, name)))
+
+
+def _reachable(agent: Argv, plan: Plan, where: Path) -> Argv:
+    """An agent that is named by a relative path is the workspace's own where the repository has it; otherwise the one
+    that was seen from here, since a workspace has none."""
+    program = os.path.normpath(agent[0])
+    if "/" not in agent[0] or git.run("ls-tree", plan.base, "--", program, cwd=plan.repository, check=False).stdout:
+        return agent
+    return (str(where / program), *agent[1:])
 
 
 def _state_of(repository: git.Repository, name: str) -> Iterable[str]:

@@ -438,3 +438,18 @@ def test_no_prompt_reaches_a_shell(command: Command) -> None:
     plan.write_text(json.dumps(facts))
     assert "stands in the script" in command.run("--failed", code=1).stdout
     assert not mark.exists()
+
+
+def test_an_agent_with_a_relative_path_is_the_workspaces_own_or_the_callers(command: Command) -> None:
+    for name, word in (("tracked", "committed"), ("untracked", "here")):
+        (command.where / name).write_text(f"#!/bin/sh\necho {word} $1 > said\n")
+        (command.where / name).chmod(0o755)
+    sh("git", "add", "tracked", cwd=command.where)
+    sh("git", "commit", "-qm", "tool", cwd=command.where)
+    (command.where / "tracked").write_text("#!/bin/sh\nexit 1\n")
+    file = command.tmp / "prompt.toml"
+    for name, word in (("./tracked", "committed"), ("./untracked", "here"), ("sub/../untracked", "here")):
+        file.write_text('[[task]]\nid = "a"\nprompt = "it"\n')
+        (command.where / "sub").mkdir(exist_ok=True)
+        run = json.loads(command.run(file, "--agent", f"{name} {{prompt}}", "--json").stdout)
+        assert sh("git", "show", f"{run['tasks'][0]['branch']}:said", cwd=command.where).strip() == f"{word} it"
