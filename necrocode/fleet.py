@@ -13,7 +13,7 @@ from typing import Any
 
 from necrocode import journal, process, scratch
 from necrocode.crew import Crew, Running
-from necrocode.errors import NecrocodeError, StateUnreadable, StateUnusable, advised
+from necrocode.errors import LandingConflict, NecrocodeError, StateUnreadable, StateUnusable, advised
 from necrocode.launcher import alone
 from necrocode.ledger.files import FileLedger
 from necrocode.order import lost, put_aside, read_result, unheard, was_begun, write_result
@@ -117,7 +117,8 @@ class Fleet:
         try:
             order = self.plan.order(self._state, task, number, self.outcomes)
         except NecrocodeError as error:
-            write_result(folder, unheard(task.id, folder, Status.FAILED, advised(error), "needs_attention"))
+            kind = "needs_attention" if isinstance(error, LandingConflict) else "prepare"
+            write_result(folder, unheard(task.id, folder, Status.FAILED, advised(error), kind))
             self._crew.adopt(task.id, folder, "")
             return self._conclude(task.id)
         with told(folder):

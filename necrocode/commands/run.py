@@ -168,6 +168,7 @@ def follow(door: Door, ledger: FileLedger, plan: Plan, retry_failed: bool, optio
     """Launch the run, show how it goes unless `options["quiet"]`, tell how it ended; the exit code. `retry` does it
     too."""
     from necrocode.fleet import Fleet
+    from necrocode.outcome import run_code
     from necrocode.progress import Progress, closing, console_on, kept, summary
     from necrocode.screen import columns
 
@@ -191,15 +192,7 @@ def follow(door: Door, ledger: FileLedger, plan: Plan, retry_failed: bool, optio
         width = columns(sys.stdout.isatty())
         door.show("\n".join(summary(plan, outcomes, width, colored=door.colored(), kept=stay)))
         door.say("\n".join(closing(plan, outcomes, colored=door.colored(sys.stderr), kept=stay)))
-    return signals.exit_code or _exit_code(fleet)
-
-
-def _exit_code(fleet: Fleet) -> int:
-    outcomes = fleet.outcomes.values()
-    for kind, code in (("not_found", 127), ("not_executable", 126)):
-        if any(outcome.error_kind == kind for outcome in outcomes):
-            return code
-    return 0 if all(outcome.ok for outcome in outcomes) else 1
+    return signals.exit_code or run_code((one.status, one.run_code) for one in outcomes.values())
 
 
 class _Signals:

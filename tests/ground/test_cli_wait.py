@@ -196,6 +196,34 @@ def test_an_interrupted_run_is_130(cli: Cli) -> None:
     assert waiter.wait(60) == 130
 
 
+CONFLICT = """
+[[task]]
+id = "left"
+command = ["sh", "-c", "echo left > a.txt"]
+[[task]]
+id = "right"
+command = ["sh", "-c", "echo right > a.txt"]
+[[task]]
+id = "both"
+command = ["true"]
+after = ["left", "right"]
+[[task]]
+id = "never"
+command = ["true"]
+after = ["both"]
+"""
+
+
+@pytest.mark.parametrize(("more", "code"), [("", 3), ('[[task]]\nid = "bad"\ncommand = ["false"]\n', 1)])
+def test_a_conflict_is_3_unless_something_failed_too(cli: Cli, more: str, code: int) -> None:
+    """What is not started after it says nothing beside it."""
+    (cli.where / "tasks.toml").write_text(CONFLICT + more)
+    assert cli("run", "tasks.toml").returncode == code
+    assert cli("wait", runs(StateDir(cli.state))[0]).returncode == code
+    assert (cli("wait", "both").returncode, cli("wait", "never").returncode) == (3, 1)
+    assert cli("run", "--resume", "last").returncode == code
+
+
 def test_what_is_unknown_is_a_mistake(cli: Cli) -> None:
     assert cli("wait", "nothing").returncode == 2
     assert cli("retry", "nothing").returncode == 2
