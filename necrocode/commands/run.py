@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from necrocode.fleet import Fleet
     from necrocode.launch import Draft, Wishes
     from necrocode.ledger.files import FileLedger
+    from necrocode.plan import PlanRow
     from necrocode.runs import Plan, Standing
     from necrocode.settings import Resolved
     from necrocode.statedir import StateDir
@@ -223,7 +224,13 @@ def _show_plan(door: Door, plan: Plan) -> None:
 
     rows = rehearse((Entry(t.id, t.priority, t.after, plan.claims[t.id]) for t in plan.tasks), plan.jobs)
     if door.as_json:
-        listed = [{**row._asdict(), "behind": [behind.after for behind in row.behind]} for row in rows]
-        door.emit({"jobs": plan.jobs, "base": plan.base, "tasks": listed})
+        door.emit({"jobs": plan.jobs, "base": plan.base, "tasks": [_planned(plan, row) for row in rows]})
     else:
         door.show("\n".join(rehearsal(plan, rows, columns(sys.stdout.isatty()), colored=door.colored())))
+
+
+def _planned(plan: Plan, row: PlanRow) -> dict[str, Any]:
+    """One task of a plan as it is; `conflicts` say for each that it is `behind` which claims of both meet."""
+    conflicts = [{"after": one.after, "wanted": one.wanted, "held": one.held} for one in row.behind]
+    facts = {"behind": [one.after for one in row.behind], "conflicts": conflicts}
+    return {**row._asdict(), "claims": plan.claims[row.task_id], **facts}

@@ -190,6 +190,9 @@ def test_a_dry_run_shows_order_and_conflicts_and_starts_nothing(command: Command
     done = command.run(command.write(tasks, a=same, b=same, c='after = ["b"]'), "--dry-run", "--json")
     rows = {row["task_id"]: row for row in json.loads(done.stdout)["tasks"]}
     assert (rows["b"]["behind"], rows["c"]["after"]) == (["a"], ["b"]) and command.begun == []
+    claim = "file:README.md"
+    assert [rows[name]["claims"] for name in "abc"] == [[claim], [claim], []]
+    assert rows["b"]["conflicts"] == [{"after": "a", "wanted": claim, "held": claim}] and rows["a"]["conflicts"] == []
     assert sh("git", "branch", cwd=command.where) == "* main"
 
 
