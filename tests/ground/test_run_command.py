@@ -456,3 +456,17 @@ def test_an_agent_with_a_relative_path_is_the_workspaces_own_or_the_callers(comm
         (command.where / "sub").mkdir(exist_ok=True)
         run = json.loads(command.run(file, "--agent", f"{name} {{prompt}}", "--json").stdout)
         assert sh("git", "show", f"{run['tasks'][0]['branch']}:said", cwd=command.where).strip() == f"{word} it"
+
+
+def test_what_cannot_be_saved_is_told_with_what_helps(command: Command) -> None:
+    """A ref stands where the folder of snapshots would be; force would save there, too, and help no more."""
+    ref = "refs/necrocode/snap"
+    sh("git", "update-ref", ref, "HEAD", cwd=command.where)
+    file = command.write({"a": f"echo precious > p.txt; test -e {command.go}"}, a="retries = 1")
+    told = json.loads(command.run(file, "--json", code=1).stdout)["tasks"][0]["error"]
+    assert f"git update-ref -d {ref}" in told and "gc --force" not in told
+    sh("git", "update-ref", "-d", ref, cwd=command.where)
+    command.go.touch()
+    command.run(file, "--failed")
+    (saved,) = sh("git", "for-each-ref", "--format=%(refname)", ref, cwd=command.where).splitlines()
+    assert sh("git", "show", f"{saved}:p.txt", cwd=command.where).strip() == "precious"
