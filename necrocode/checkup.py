@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from necrocode import inventory, journal, machine, process
-from necrocode.errors import NecrocodeError, StateUnusable
+from necrocode.errors import NecrocodeError, StateUnusable, advice
 from necrocode.ledger.files import FileLedger
 from necrocode.machine import Finding
 from necrocode.mounts import filesystem, refuse_remote
@@ -32,6 +32,8 @@ with open(sys.argv[1]) as file:
         sys.exit(3)
 """
 _HELD = 3
+_GROUND = ("places", "gate")
+"""Checks without which none of those after them can be made."""
 
 
 def check(root: Path, where: Path) -> Iterator[Finding]:
@@ -56,11 +58,15 @@ def check(root: Path, where: Path) -> Iterator[Finding]:
 def _of_state(state: StateDir, where: Path) -> Iterator[Finding]:
     ledger = FileLedger(state, patience=_PATIENCE)
     for name, look in (
-        ("file system", lambda: _file_system(state)), ("folders", lambda: _folders(state)),
+        ("file system", lambda: _file_system(state)), ("places", lambda: _places(state)),
+        ("folders", lambda: _folders(state)),
         ("locks", lambda: _locks(state)), ("pipes", lambda: _pipes(state)), ("space", lambda: _space(state)),
         ("gate", lambda: _gate(state)), ("clock", lambda: _clock(state)), *inventory.looks(ledger, where),
     ):  # fmt: skip
-        yield from _each(name, look)
+        found = list(_each(name, look))
+        yield from found
+        if name in _GROUND and any(not one.ok and one.mend for one in found):
+            return  # what stands on it could only be told wrongly; it is looked at when this is mended
 
 
 def _each(name: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
@@ -70,7 +76,13 @@ def _each(name: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]
     except NecrocodeError as error:
         yield Finding(name, False, str(error), error.hint)
     except OSError as error:
-        yield Finding(name, False, f"could not be looked at: {error}")
+        yield Finding(name, False, f"could not be looked at: {error}", _fix_of(error))
+
+
+def _fix_of(error: OSError) -> str:
+    if isinstance(error, PermissionError) and error.filename:
+        return f"chmod u+rwX '{error.filename}'"
+    return advice(error) or "put right what is told above, then look again"
 
 
 # -- the state directory
@@ -105,6 +117,21 @@ def _version(root: Path, error: StateUnusable) -> Callable[[], object] | None:
     if error.path != str(path) or path.exists():
         return None
     return lambda: put(path, f"{FORMAT}\n".encode(), durable=True)
+
+
+def _places(state: StateDir) -> Iterator[Finding]:
+    """Whether something else stands where a folder should be: no right to it would help."""
+    taken = [state.root / name for name in FOLDERS if not (state.root / name).is_dir()]
+    if taken:
+        fix = "; ".join(f"mv '{path}' '{path}.aside'" for path in taken)
+        said = f"no folder: {', '.join(path.name for path in taken)}"
+        yield Finding("places", False, said, fix, lambda: _moved_aside(state, taken))
+
+
+def _moved_aside(state: StateDir, places: list[Path]) -> None:
+    for path in places:
+        path.rename(f"{path}.aside")
+    state.make_folders()
 
 
 def _folders(state: StateDir) -> Iterator[Finding]:
@@ -188,6 +215,11 @@ def _gate(state: StateDir) -> Iterator[Finding]:
     """Whether the gate opens; who is inside when it does not."""
     if not state.lock.exists():
         yield Finding("gate", True, "nobody has come in yet")
+        return
+    if not os.access(state.lock, os.R_OK | os.W_OK):
+        fix = f"chmod {state.file_mode:o} {state.lock}"
+        said = "it cannot be opened: nobody can come in"
+        yield Finding("gate", False, said, fix, lambda: state.lock.chmod(state.file_mode))
         return
     descriptor = os.open(state.lock, os.O_RDWR | UNSHARED)
     try:

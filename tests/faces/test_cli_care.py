@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -328,6 +330,35 @@ def test_a_folder_that_cannot_be_written_is_found_and_opened(cli: Cli, ledger: F
     assert told.returncode == 1 and "not yours to write: runners" in told.stdout and "fix: chmod 700" in told.stdout
     assert without_rights(cli, "doctor", "--fix").returncode == 0
     assert without_rights(cli, "exec", "--", "true").returncode == 0
+
+
+@pytest.mark.parametrize("name", ["events", "quarantine", "runs", "mutex", "tmp"])
+def test_what_stands_where_a_folder_should_be_is_moved_aside(cli: Cli, ledger: FileLedger, name: str) -> None:
+    place = ledger.state.root / name
+    shutil.rmtree(place)
+    place.write_text("mine")
+    wrong = [one for one in findings(cli).values() if not one["ok"]]
+    assert [(one["name"], one["fix"]) for one in wrong] == [("places", f"mv '{place}' '{place}.aside'")]
+    assert cli("doctor", "--fix").returncode == 0
+    assert place.is_dir() and place.with_name(f"{name}.aside").read_text() == "mine"
+
+
+def test_a_gate_that_cannot_be_opened_is_found_and_opened(cli: Cli, ledger: FileLedger) -> None:
+    ledger.register(Request("r"))
+    ledger.state.lock.chmod(0)
+    told = [line for line in without_rights(cli, "doctor").stdout.splitlines() if "BAD" in line or "fix:" in line]
+    assert len(told) == 2 and "nobody can come in" in told[0] and f"fix: chmod 600 {ledger.state.lock}" in told[1]
+    assert without_rights(cli, "doctor", "--fix").returncode == 0
+    assert without_rights(cli, "exec", "--", "true").returncode == 0
+
+
+@pytest.mark.parametrize("name", ["events", "runs", "quarantine"])
+def test_nothing_is_found_without_what_puts_it_right(cli: Cli, ledger: FileLedger, name: str) -> None:
+    (ledger.state.root / name).chmod(0)
+    told = json.loads(without_rights(cli, "doctor", "--json").stdout)["findings"]
+    (ledger.state.root / name).chmod(0o700)
+    wrong = [one for one in told if not one["ok"]]
+    assert len(wrong) > 1 and all(one["fix"] for one in wrong), wrong
 
 
 @pytest.mark.parametrize("damage", ["", "{}"])
