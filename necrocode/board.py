@@ -57,7 +57,7 @@ def look(state: StateDir) -> Board:
     events = [event for event in _recent(state) if event.at > now - RECENT_SECONDS]
     return Board(
         root, now, snapshot,
-        tuple(event for event in events if event.kind == "attempt.finished"),
+        _ends(events),
         tuple(event for event in events if _is_conflict(event)),
         _to_clean(root, snapshot, now),
         _metrics(events),
@@ -105,6 +105,21 @@ def moved(state: StateDir) -> Any:
     """Something that is another whenever a lease, a waiter or an event has come or gone."""
     times = [os.stat(place).st_mtime_ns for place in (*_places(state), state.quarantine_folder)]
     return times, [entry.stat().st_size for entry in os.scandir(state.events)]
+
+
+def _ends(events: list[Event]) -> tuple[Event, ...]:
+    """How attempts ended, and tasks that were not started, each once, whoever told it how often. Of a task that was
+    not started it is said in the same words."""
+    last: dict[object, Event] = {}
+    for event in events:
+        if event.kind == "task.cancelled":
+            event = event._replace(facts={"status": "cancelled", "error": event.facts.get("reason", ""), **event.facts})
+        elif event.kind != "attempt.finished":
+            continue
+        key = (event.run_id, event.task_id, str(event.facts.get("attempt"))) if event.run_id else id(event)
+        last.pop(key, None)
+        last[key] = event
+    return tuple(last.values())
 
 
 def _is_conflict(event: Event) -> bool:

@@ -1,4 +1,4 @@
-"""The checks of `necrocode doctor`: the machine, the state directory, and what is left lying about in it."""
+"""The checks of `necrocode doctor`: the machine, the state directory, and what lies in it."""
 
 from __future__ import annotations
 
@@ -13,14 +13,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from necrocode import cleaning, journal, machine, process, runs
-from necrocode.board import left_behind
-from necrocode.errors import ConfigError, NecrocodeError, StateUnreadable, StateUnusable
+from necrocode import inventory, journal, machine, process
+from necrocode.errors import NecrocodeError, StateUnusable, advice
 from necrocode.ledger.files import FileLedger
-from necrocode.ledger.terms import read_terms
 from necrocode.machine import Finding
 from necrocode.mounts import filesystem, refuse_remote
-from necrocode.screen import counted, duration
+from necrocode.screen import duration
 from necrocode.statedir import FOLDERS, FORMAT, UNSHARED, StateDir, is_there, put
 
 _FREE = 100 << 20
@@ -34,6 +32,8 @@ with open(sys.argv[1]) as file:
         sys.exit(3)
 """
 _HELD = 3
+_GROUND = ("places", "gate")
+"""Checks without which none of those after them can be made."""
 
 
 def check(root: Path, where: Path) -> Iterator[Finding]:
@@ -58,14 +58,15 @@ def check(root: Path, where: Path) -> Iterator[Finding]:
 def _of_state(state: StateDir, where: Path) -> Iterator[Finding]:
     ledger = FileLedger(state, patience=_PATIENCE)
     for name, look in (
-        ("file system", lambda: _file_system(state)), ("folders", lambda: _folders(state)),
+        ("file system", lambda: _file_system(state)), ("places", lambda: _places(state)),
+        ("folders", lambda: _folders(state)),
         ("locks", lambda: _locks(state)), ("pipes", lambda: _pipes(state)), ("space", lambda: _space(state)),
-        ("gate", lambda: _gate(state)), ("clock", lambda: _clock(state)), ("settings", lambda: _settings(ledger)),
-        ("records", lambda: _records(ledger)), ("plans", lambda: _plans(state)),
-        ("quarantine", lambda: _quarantine(state)), ("leases", lambda: _leases(ledger)),
-        ("left over", lambda: _left_over(ledger, where)),
+        ("gate", lambda: _gate(state)), ("clock", lambda: _clock(state)), *inventory.looks(ledger, where),
     ):  # fmt: skip
-        yield from _each(name, look)
+        found = list(_each(name, look))
+        yield from found
+        if name in _GROUND and any(not one.ok and one.mend for one in found):
+            return  # what stands on it could only be told wrongly; it is looked at when this is mended
 
 
 def _each(name: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
@@ -75,7 +76,13 @@ def _each(name: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]
     except NecrocodeError as error:
         yield Finding(name, False, str(error), error.hint)
     except OSError as error:
-        yield Finding(name, False, f"could not be looked at: {error}")
+        yield Finding(name, False, f"could not be looked at: {error}", _fix_of(error))
+
+
+def _fix_of(error: OSError) -> str:
+    if isinstance(error, PermissionError) and error.filename:
+        return f"chmod u+rwX '{error.filename}'"
+    return advice(error) or "put right what is told above, then look again"
 
 
 # -- the state directory
@@ -110,6 +117,21 @@ def _version(root: Path, error: StateUnusable) -> Callable[[], object] | None:
     if error.path != str(path) or path.exists():
         return None
     return lambda: put(path, f"{FORMAT}\n".encode(), durable=True)
+
+
+def _places(state: StateDir) -> Iterator[Finding]:
+    """Whether something else stands where a folder should be: no right to it would help."""
+    taken = [state.root / name for name in FOLDERS if not (state.root / name).is_dir()]
+    if taken:
+        fix = "; ".join(f"mv '{path}' '{path}.aside'" for path in taken)
+        said = f"no folder: {', '.join(path.name for path in taken)}"
+        yield Finding("places", False, said, fix, lambda: _moved_aside(state, taken))
+
+
+def _moved_aside(state: StateDir, places: list[Path]) -> None:
+    for path in places:
+        path.rename(f"{path}.aside")
+    state.make_folders()
 
 
 def _folders(state: StateDir) -> Iterator[Finding]:
@@ -194,6 +216,11 @@ def _gate(state: StateDir) -> Iterator[Finding]:
     if not state.lock.exists():
         yield Finding("gate", True, "nobody has come in yet")
         return
+    if not os.access(state.lock, os.R_OK | os.W_OK):
+        fix = f"chmod {state.file_mode:o} {state.lock}"
+        said = "it cannot be opened: nobody can come in"
+        yield Finding("gate", False, said, fix, lambda: state.lock.chmod(state.file_mode))
+        return
     descriptor = os.open(state.lock, os.O_RDWR | UNSHARED)
     try:
         until = time.monotonic() + _PATIENCE
@@ -225,90 +252,3 @@ def _clock(state: StateDir) -> Iterator[Finding]:
         yield Finding("clock", False, f"the newest event lies {duration(ahead)} in the future", "timedatectl status")
     else:
         yield Finding("clock", True, f"boot {process.boot_id()[:8]}")
-
-
-# -- what lies in it
-
-
-def _settings(ledger: FileLedger) -> Iterator[Finding]:
-    path = ledger.state.root / "config.json"
-    try:
-        limit, quotas = read_terms(path)
-    except StateUnreadable as error:
-        yield Finding("settings", False, str(error), f"rm {path}, and set the limit again")
-        return
-    told = [f"limit {limit or 'none'}", *(f"quota {name} {count}" for name, count in quotas.items())]
-    yield Finding("settings", True, ", ".join(told))
-
-
-def _records(ledger: FileLedger) -> Iterator[Finding]:
-    broken = [name for name in ledger.snapshot().unreadable if name != "config.json"]
-    if broken:
-        fix = "necrocode doctor --fix moves those of the dead to quarantine"
-        yield Finding("records", False, f"cannot be read: {', '.join(broken[:5])}", fix, ledger.sweep)
-    else:
-        yield Finding("records", True, "all can be read")
-
-
-def _plans(state: StateDir) -> Iterator[Finding]:
-    broken = {run_id: error for run_id in runs.runs(state) if (error := _unreadable(state, run_id))}
-    if broken:
-        said = f"of {counted(len(broken), 'run')} cannot be read: {', '.join(list(broken)[:5])}"
-        fix = "necrocode doctor --fix moves them to quarantine; what was done is on the branches"
-        yield Finding("plans", False, said, fix, lambda: _put_aside(state, broken))
-    else:
-        yield Finding("plans", True, "all can be read")
-
-
-def _unreadable(state: StateDir, run_id: str) -> StateUnreadable | None:
-    try:
-        runs.Plan.load(state, run_id)
-    except StateUnreadable as error:
-        return error
-    except ConfigError:  # it went meanwhile
-        return None
-    return None
-
-
-def _put_aside(state: StateDir, broken: dict[str, StateUnreadable]) -> None:
-    for run_id, error in broken.items():
-        moved = state.quarantine(Path(error.path))
-        facts = {"file": error.path, "reason": str(error), "moved_to": moved}
-        journal.append(state.events, [journal.make("record.quarantined", run_id=run_id, **facts)])
-
-
-def _quarantine(state: StateDir) -> Iterator[Finding]:
-    found = sorted(os.listdir(state.quarantine_folder))
-    if found:
-        said = f"{counted(len(found), 'file')} could not be read once: {', '.join(found[:3])}"
-        yield Finding("quarantine", False, said, f"look at them, then: rm {state.quarantine_folder}/*")
-    else:
-        yield Finding("quarantine", True, "empty")
-
-
-def _leases(ledger: FileLedger) -> Iterator[Finding]:
-    snapshot = ledger.snapshot()
-    dead = [seen.record.runner_id for seen in snapshot.runners if seen.liveness == "dead"]
-    dead += [waiter.record.runner_id for waiter in snapshot.waiting if waiter.liveness == "dead"]
-    if dead:
-        said = f"left by the dead: {', '.join(dead[:5])}"
-        yield Finding("leases", False, said, "necrocode gc --yes", ledger.sweep)
-    for seen in snapshot.runners:
-        name = seen.record.runner_id
-        if seen.orphaned:
-            yield Finding("leases", False, f"{name}: {left_behind(seen)}", f"necrocode stop {name}")
-        elif seen.liveness != "dead" and (seen.liveness == "silent" or seen.state == "fenced"):
-            silent = f"has given no heartbeat for {duration(seen.silent or 0.0)}"
-            yield Finding("leases", False, f"{name} {silent}, but lives", f"necrocode stop {name}")
-    if not dead:
-        yield Finding("leases", True, f"{counted(snapshot.live, 'runner')}, {len(snapshot.waiting)} waiting")
-
-
-def _left_over(ledger: FileLedger, where: Path) -> Iterator[Finding]:
-    things = [one for one in cleaning.survey(ledger, where) if one.kind in ("workspace", "trash")]
-    if stale := [one.name for one in things if not one.keep]:
-        said = f"{counted(len(stale), 'place')} of runners that are gone: {', '.join(stale[:3])}"
-        yield Finding("left over", False, said, "necrocode gc, then necrocode gc --yes")
-    kept = len(things) - len(stale)
-    if not stale:
-        yield Finding("left over", True, f"{counted(kept, 'workspace')} in use or kept")

@@ -13,7 +13,7 @@ from necrocode.errors import StateUnreadable
 from necrocode.event import Event
 from necrocode.metrics import Metrics
 from necrocode.order import read_result
-from necrocode.outcome import Outcome
+from necrocode.outcome import Outcome, Status
 from necrocode.statedir import StateDir
 
 WAITING = "waiting"
@@ -144,18 +144,23 @@ def _at_once(metrics: Metrics, clock: _Clock) -> Iterable[tuple[float, int]]:
 
 
 def _outcomes(state: StateDir, plan: runs.Plan, events: Iterable[Event]) -> dict[str, Outcome]:
-    from necrocode.outcome import Status
-
-    found = {
-        event.task_id: Outcome(event.task_id, Status.CANCELLED, 0, str(event.facts.get("reason", "")), "cancelled")
-        for event in events if event.kind == "task.cancelled"
-    }  # fmt: skip
+    """The last of each task: of its attempts, or that it was not started (again)."""
+    found = {event.task_id: _given_up(event) for event in events if event.kind == "task.cancelled"}
     for task_id, folders in runs.attempts_of_all(state, plan.run_id).items():
+        given_up = found.get(task_id)
         for _, folder in folders:
             with suppress(StateUnreadable):
-                if outcome := read_result(folder):
+                outcome = read_result(folder)
+                if outcome and (outcome.ok or not given_up or outcome.ended >= given_up.ended):
                     found[task_id] = outcome
     return found
+
+
+def _given_up(event: Event) -> Outcome:
+    return Outcome(
+        event.task_id, Status.CANCELLED, 0, str(event.facts.get("reason", "")), "cancelled", started=event.at,
+        ended=event.at,
+    )  # fmt: skip
 
 
 def _failures(state: StateDir, plan: runs.Plan, outcomes: Mapping[str, Outcome]) -> Iterable[Failure]:

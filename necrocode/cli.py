@@ -28,6 +28,7 @@ from necrocode.errors import (
     TaskTimeoutError,
     advice,
     described,
+    hint_of,
 )
 
 VERBS = {
@@ -196,7 +197,7 @@ def _lost_its_place(error: BaseException) -> bool:
 
 def _hint(error: BaseException) -> str:
     if isinstance(error, NecrocodeError):
-        return error.hint
+        return hint_of(error)
     if _lost_its_place(error):
         return "cd to a directory that exists"
     if isinstance(error, OSError):

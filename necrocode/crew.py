@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 from necrocode import scratch
 from necrocode.clock import monotonic
 from necrocode.hand import Hand
+from necrocode.lease import Identity
 from necrocode.nursery import Nursery
-from necrocode.order import taken_by
 from necrocode.process.who import send
 from necrocode.statedir import StateDir
 
@@ -102,12 +102,12 @@ class Crew:
         if hand := self.running[task_id].hand:
             hand.go_on()
 
-    def stop(self, task_id: str) -> None:
-        """Ask the runner of an attempt to end it."""
+    def stop(self, task_id: str, carrier: Identity | None) -> None:
+        """Ask the runner of an attempt to end it; `carrier` is that of one that was adopted."""
         running = self.running[task_id]
         if running.hand:
             running.hand.stop()
-        elif carrier := taken_by(running.folder):
+        elif carrier:
             send(carrier.pid, carrier.start_ticks, signal.SIGTERM)
 
     def end(self, task_id: str) -> Path:

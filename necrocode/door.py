@@ -85,6 +85,15 @@ class Door:
 
         return self.state() if is_there(self.root) else None
 
+    def knowing(self, name: str) -> StateDir:
+        """The state directory in which that name is to be found. Raises ConfigError where there is none yet: then the
+        name cannot be known, and asking for it must not make one."""
+        from necrocode.errors import ConfigError
+
+        if state := self.existing():
+            return state
+        raise ConfigError(f"there is no task, runner or run {name!r}", hint=NOTHING_YET.format(self.root))
+
     def ledger(self) -> FileLedger:
         """The ledger in the state directory. Raises StateUnusable."""
         from necrocode.ledger.files import FileLedger

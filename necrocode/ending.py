@@ -99,14 +99,17 @@ def _of_task(state: StateDir, found: Found, launcher: _Launcher, retries: int) -
         return None if alive or launcher.lives else End(name, "lost", 1, "its runner died")
     if not (found.attempt or outcome.ok) and launcher.lives and not _is_last(attempts, launcher, retries, outcome):
         return _not_begun(name, launcher, found.task_id)
-    return End(name, str(outcome.status), _code(outcome), outcome.error, outcome.seconds)
+    return End(name, str(outcome.status), outcome.run_code, outcome.error, outcome.seconds)
 
 
 def _is_carried(state: StateDir, folder: Path, runner_id: str) -> bool:
     """Whether a runner is at it, also before it has its lease, or may just have been given it."""
     if lifeline.is_held(state.live / runner_id):
         return True
-    carrier = taken_by(folder)
+    try:
+        carrier = taken_by(folder)
+    except StateUnreadable:
+        return False  # its lifeline has told
     return not is_gone(state, carrier, runner_id) if carrier else _is_young(folder / "task.json")
 
 
@@ -133,14 +136,6 @@ def _results(attempts: dict[int, Path]) -> Iterator[Outcome]:
                 yield outcome
 
 
-def _code(outcome: Outcome) -> int:
-    if outcome.ok:
-        return 0
-    if outcome.error == "interrupted":
-        return 130
-    return {"not_found": 127, "not_executable": 126}.get(outcome.error_kind, 1)
-
-
 def _of_runner(state: StateDir, runner_id: str) -> list[End] | None:
     if lifeline.is_held(state.live / runner_id):
         return None
@@ -151,9 +146,3 @@ def _of_runner(state: StateDir, runner_id: str) -> list[End] | None:
     if last == "lease.released":
         return [End(runner_id, "released", 0, seconds=held)]
     return [End(runner_id, "died" if last in ("lease.granted", "lease.reaped", "") else "left the queue", 1)]
-
-
-def exit_code(all_ends: list[End]) -> int:
-    """That of a run in which all of these were tasks."""
-    codes = {end.exit_code for end in all_ends}
-    return next((code for code in (130, 127, 126, 1) if code in codes), 0)

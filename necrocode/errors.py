@@ -33,9 +33,18 @@ class NecrocodeError(Exception):
         return _revive, (type(self), self.args, dict(self.__dict__))
 
 
+def hint_of(error: NecrocodeError) -> str:
+    """What to do about it. A workspace that something else keeps is kept with force, too: there the cause tells."""
+    cause = error.__cause__
+    if not isinstance(error, WorkspaceKept) or cause is None:
+        return error.hint
+    return getattr(cause, "hint", "") or "put that right first; force would not change it"
+
+
 def advised(error: NecrocodeError) -> str:
     """The error and what to do about it, where there is room for one sentence only."""
-    return f"{error} ({error.hint})" if error.hint else str(error)
+    hint = hint_of(error)
+    return f"{error} ({hint})" if hint else str(error)
 
 
 def described(error: OSError) -> str:

@@ -31,7 +31,7 @@ KINDS: Mapping[str, str] = {
     "attempt.started": "an attempt began: attempt, workspace, branch",
     "attempt.retried": "another attempt will follow: attempt, error, and where it is known delay (s)",
     "attempt.lost": "the process of an attempt died: attempt",
-    "attempt.finished": "an attempt ended: attempt, status, seconds, error",
+    "attempt.finished": "an attempt ended: attempt, status, error, and seconds where a runner tells",
     "phase.started": "a phase of an attempt began: phase",
     "phase.finished": "a phase of an attempt ended: phase, seconds, ok",
     "work.recorded": "what was changed: files_changed, lines_added, lines_removed",

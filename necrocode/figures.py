@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from necrocode import journal
@@ -48,7 +48,8 @@ def shown(metrics: Metrics) -> list[tuple[str, str]]:
     """The figures as a name and a text each, for a terminal; those that say nothing are left out."""
     total = metrics.total
     rows = [
-        ("attempts", ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in total.attempts.items())),
+        ("tasks", _by_status(total.ended)),
+        ("attempts", _by_status(total.attempts)),
         ("at once", f"most {metrics.concurrency.max}, mean {metrics.concurrency.mean:.2f}"),
         ("wait", spread(total.waits)),
         ("hand-over", spread(metrics.hand_over)),
@@ -94,6 +95,10 @@ def phases(figures: Figures) -> str:
     total = sum(phase.seconds for phase in figures.phases.values())
     ordered = sorted(figures.phases.items(), key=lambda one: -one[1].seconds)
     return ", ".join(f"{name} {100 * phase.seconds / total:.0f} %" for name, phase in ordered) if total else ""
+
+
+def _by_status(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in counts.items())
 
 
 def _counts(figures: Figures, *names: str) -> str:

@@ -13,10 +13,10 @@ from typing import Any
 
 from necrocode import journal, process, scratch
 from necrocode.crew import Crew, Running
-from necrocode.errors import NecrocodeError, StateUnreadable, StateUnusable, advised
+from necrocode.errors import LandingConflict, NecrocodeError, StateUnreadable, StateUnusable, advised
 from necrocode.launcher import alone
 from necrocode.ledger.files import FileLedger
-from necrocode.order import lost, read_result, take, taken_by, unheard, write_result
+from necrocode.order import lost, put_aside, read_result, unheard, was_begun, write_result
 from necrocode.outcome import FINAL_ERRORS, Outcome, Status
 from necrocode.remains import clear_done, clear_scratch
 from necrocode.retry import Policy
@@ -24,7 +24,7 @@ from necrocode.runs import Plan, asked_anew, attempt_folder, attempts_of_all, ru
 from necrocode.schedule import Behind, Entry, GiveUp, Schedule, Start, Stop
 from necrocode.statedir import mark, put, to_json, told
 from necrocode.task import Task
-from necrocode.vigil import Vigil, is_gone
+from necrocode.vigil import Vigil
 
 _STILLBORN = 16
 """Runners in a row that may die without a word until the attempts they were given count as lost."""
@@ -117,7 +117,8 @@ class Fleet:
         try:
             order = self.plan.order(self._state, task, number, self.outcomes)
         except NecrocodeError as error:
-            write_result(folder, unheard(task.id, folder, Status.FAILED, advised(error), "needs_attention"))
+            kind = "needs_attention" if isinstance(error, LandingConflict) else "prepare"
+            write_result(folder, unheard(task.id, folder, Status.FAILED, advised(error), kind))
             self._crew.adopt(task.id, folder, "")
             return self._conclude(task.id)
         with told(folder):
@@ -126,9 +127,10 @@ class Fleet:
         self._listener(task.id, "started", {"attempt": number})
 
     def _stop(self, task_id: str) -> None:
-        if task_id in self._crew.running:  # else it came to its end meanwhile
+        if running := self._crew.running.get(task_id):  # else it came to its end meanwhile
             self._listener(task_id, "stopping", {})
-            self._crew.stop(task_id)
+            carrier = None if running.hand else self._vigil.carrier(running.folder, running.runner_id)
+            self._crew.stop(task_id, carrier)
 
     def _give_up(self, order: GiveUp) -> None:
         self.outcomes[order.task_id] = Outcome(order.task_id, Status.CANCELLED, 0, order.reason, "cancelled")
@@ -214,20 +216,23 @@ class Fleet:
         try:
             return read_result(folder)
         except StateUnreadable as error:
-            moved = self._state.quarantine(folder / "result.json")
-            self._tell("record.quarantined", file=error.path, reason=str(error), moved_to=moved)
+            put_aside(self._state, self.plan.run_id, error)
             return None
 
     def _weigh(self, task_id: str, outcome: Outcome, *, earlier: bool = False) -> None:
         """What follows from an outcome; an `earlier` one, of a launcher before this, was told before."""
-        status = self._inform(task_id, outcome)
+        status, unsaid = self._inform(task_id, outcome), outcome.token is None  # who has no lease tells of no end
         if status is Status.FAILED and outcome.status is Status.LOST:  # once too often
             outcome = outcome._replace(status=status, error=f"{outcome.error}; lost too often, not tried again")
+            unsaid = True
         self.outcomes[task_id] = outcome
-        facts = {"attempt": outcome.attempt, "status": str(outcome.status), "error": outcome.error, "earlier": earlier}
+        facts = {"attempt": outcome.attempt, "status": str(outcome.status), "error": outcome.error}
+        if unsaid and not earlier:
+            self._tell("attempt.finished", task_id, **facts)
         if status is Status.WAITING and not earlier:
             self._tell("attempt.retried", task_id, attempt=outcome.attempt, error=outcome.error)
-        self._listener(task_id, "retrying" if status is Status.WAITING else "finished", facts)
+        happened = "retrying" if status is Status.WAITING else "finished"
+        self._listener(task_id, happened, {**facts, "earlier": earlier})
 
     def _inform(self, task_id: str, outcome: Outcome) -> Status:
         now = time.monotonic()
@@ -252,7 +257,7 @@ class Fleet:
             if running.hand and self._is_unbegun(task_id, running):
                 return self._crew.begin(task_id, running.folder, running.runner_id)
             process.end_tree(mark(self._state.root, running.runner_id), grace=self.plan.grace)
-            for path in scratch.remains(running.folder, taken_by(running.folder)):
+            for path in scratch.remains(running.folder, self._vigil.carrier(running.folder, running.runner_id)):
                 scratch.remove(path)
             self._write_end(task_id, running, why)
             self._ledger.sweep()
@@ -264,7 +269,7 @@ class Fleet:
         assert running.hand
         self._stillborn += not running.hand.proven
         stopping = self.schedule.standing(task_id).status is Status.STOPPING
-        return not stopping and self._stillborn <= _STILLBORN and taken_by(running.folder) is None
+        return not stopping and self._stillborn <= _STILLBORN and not (running.folder / "runner.json").exists()
 
     def _write_end(self, task_id: str, running: Running, why: str) -> None:
         """What is to be said of an attempt whose runner says no more."""
@@ -283,7 +288,7 @@ class Fleet:
             return
         if (running.folder / "result.json").exists():
             self._conclude(task_id)
-        elif (carrier := taken_by(running.folder)) and is_gone(self._state, carrier, running.runner_id):
+        elif self._vigil.is_over(running.folder, running.runner_id):
             self._lost(task_id)
 
     # ---- beginning and end
@@ -304,7 +309,7 @@ class Fleet:
 
     def _replay(self, task_id: str, number: int, folder: Path, outcome: Outcome | None) -> None:
         waits = self.schedule.standing(task_id).status is Status.WAITING
-        if not waits or (outcome is None and not self._was_begun(task_id, folder)):
+        if not waits or (outcome is None and not was_begun(self._state, task_id, folder)):
             return None
         if outcome and (outcome.status is Status.CANCELLED or (self._retry_failed and not outcome.ok)):
             return None  # it may be done once more, with all its attempts
@@ -314,14 +319,6 @@ class Fleet:
         self._crew.adopt(task_id, folder, f"{self.plan.run_id}.{task_id}.{number}")
         self._listener(task_id, "adopted", {"attempt": number})
         self._look_after(task_id)
-
-    def _was_begun(self, task_id: str, folder: Path) -> bool:
-        """Whether a runner took the attempt. When none did, none ever will: the attempt is given up here."""
-        if not take(folder):
-            return True
-        why = "its launcher died before it began"
-        write_result(folder, unheard(task_id, folder, Status.CANCELLED, why, "not_begun"))
-        return False
 
     def _tell(self, kind: str, task_id: str = "", **facts: Any) -> None:
         journal.append(self._state.events, [journal.make(kind, task_id=task_id, run_id=self.plan.run_id, **facts)])

@@ -16,9 +16,11 @@ from typing import Any, NamedTuple
 from necrocode import git, workspace
 from necrocode.claim import Claim
 from necrocode.errors import ConfigError, NecrocodeError
+from necrocode.playbook import checked_step
 from necrocode.runs import Plan
 from necrocode.task import Argv, Task, TaskFile
 from necrocode.wanted import Place
+from necrocode.work import checked_agent
 
 
 class AgentMissing(NecrocodeError):
@@ -62,6 +64,7 @@ def draft(file: TaskFile, wishes: Wishes, where: Path) -> Draft:
     Raises ConfigError for what cannot be run as it is written, AgentMissing for an agent that is not there."""
     tasks, notes = chosen(file.tasks, wishes.only)
     tasks = tuple(_with_wishes(task, wishes) for task in tasks)
+    _check_steps(tasks, file)
     mode = wishes.mode or file.defaults.workspace or "worktree"
     agents = _agents(tasks, lambda task: "--agent" if wishes.agent else _place(file, task))
     jobs = wishes.jobs or file.defaults.jobs or os.cpu_count() or 1
@@ -96,8 +99,18 @@ def _in_repository(plan: Plan, wishes: Wishes, where: Path, notes: tuple[str, ..
         directory=wishes.directory or str(workspace.default_directory(repository)),
         claims=_claims(plan.tasks, Place(repository.root, repository)),
     )  # fmt: skip
+    plan = plan._replace(agents={name: _reachable(argv, plan, where) for name, argv in plan.agents.items()})
     _check_branches(plan, repository)
     return Draft(plan, (*notes, *_state_of(repository, name)))
+
+
+def _reachable(agent: Argv, plan: Plan, where: Path) -> Argv:
+    """An agent that is named by a relative path is the workspace's own where the repository has it; otherwise the one
+    that was seen from here, since a workspace has none."""
+    program = os.path.normpath(agent[0])
+    if "/" not in agent[0] or git.run("ls-tree", plan.base, "--", program, cwd=plan.repository, check=False).stdout:
+        return agent
+    return (str(where / program), *agent[1:])
 
 
 def _state_of(repository: git.Repository, name: str) -> Iterable[str]:
@@ -222,6 +235,12 @@ def _place(file: TaskFile, task: Task) -> str:
     return f"{file.name}:{line}: task {task.id!r}" if line else f"{file.name}: task {task.id!r}"
 
 
+def _check_steps(tasks: Iterable[Task], file: TaskFile) -> None:
+    for task in tasks:
+        for step in task.playbook:
+            checked_step(step.command, f"{_place(file, task)}, step {step.name!r}")
+
+
 def _agents(tasks: Iterable[Task], where: Callable[[Task], str]) -> dict[str, Argv]:
     known = presets()
     agents: dict[str, Argv] = {}
@@ -236,7 +255,7 @@ def _agent(name: str, known: Mapping[str, Argv], where: str) -> Argv:
         hint = f"give --agent: {', '.join(known)}, or a command line with {{prompt}}"
         raise ConfigError("it has a prompt, but no agent is named", where=where, hint=hint)
     try:
-        argv = known.get(name) or tuple(shlex.split(name))
+        argv = known.get(name) or checked_agent(shlex.split(name), where)
     except ValueError as error:
         said = f"agent {name!r} is no command line: {str(error).lower()}"
         raise ConfigError(said, where=where, hint="close its quotes") from None

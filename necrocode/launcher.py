@@ -63,14 +63,17 @@ def _is_taken(descriptor: int, path: Path) -> bool:
 
 
 def named(path: Path) -> Identity | None:
-    """Whom a launcher.json that is locked names; None when it does not say so for a second.
+    """Whom a launcher.json that is locked names; who has locked it, when it does not say so for a second; None when
+    nobody can tell.
 
     Between its lock and its name lies a moment in which nothing is there, or still the name of one that has ended."""
     until = time.monotonic() + _MOMENT
     while True:
         found = _said(path)
-        if (found and not process.is_gone(found)) or time.monotonic() > until:
+        if found and not process.is_gone(found):
             return found
+        if time.monotonic() > until:
+            return process.locker(path) or found
         time.sleep(0.005)
 
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from necrocode.event import Event
 from necrocode.load import Clock, Concurrency, Leases, Spread
+from necrocode.outcome import FINAL
 
 NO_CLAIM = frozenset({"limit", "quota", "duplicate", "waiting", "unreadable"})
 """Reasons to refuse or to let wait that are no conflict over a claim. Behind others in the queue one may be for
@@ -29,9 +30,9 @@ class Phase(NamedTuple):
 
 class Figures(NamedTuple):
     """What can be said of a task, a run, or everything. `waits` are of granted leases, from the request to the
-    grant, most of them 0; `attempts` counts by status; `seconds` is the work of all attempts, without their waits,
-    `elapsed` the time from the first event to the last; `memory_mb` is the most that was seen, `cpu_percent` the
-    mean."""
+    grant, most of them 0; `attempts` counts by status, `ended` counts tasks by how they ended last; `seconds` is the
+    work of all attempts, without their waits, `elapsed` the time from the first event to the last; `memory_mb` is the
+    most that was seen, `cpu_percent` the mean."""
 
     waits: Spread = Spread()
     queued: int = 0
@@ -42,6 +43,7 @@ class Figures(NamedTuple):
     conflicts_detected: int = 0
     conflicts_avoided: int = 0
     attempts: Mapping[str, int] = {}
+    ended: Mapping[str, int] = {}
     seconds: float = 0.0
     elapsed: float = 0.0
     retries: int = 0
@@ -147,7 +149,8 @@ class _Tally:
         self.waits: list[float] = []
         self.conflicts: set[object] = set()
         self.avoided: set[object] = set()
-        self.ends: dict[object, tuple[str, float]] = {}
+        self.ends: dict[object, tuple[float, str, float]] = {}
+        self.standings: dict[object, tuple[bool, float, str]] = {}
         self.again: set[tuple[object, ...]] = set()
         self.phases: dict[str, Phase] = {}
         self.work: Counter[str] = Counter()
@@ -162,10 +165,12 @@ class _Tally:
         self.first, self.last = min(self.first, now), max(self.last, now)
         thing, _, happened = event.kind.partition(".")
         facts = event.facts
+        if event.kind == "attempt.finished" or event.kind in _TOLD:
+            self._add_standing(event, now)
         if event.kind in _ATTEMPTS:
             attempt = (event.run_id, event.task_id, _text(facts.get("attempt")))
             if happened == "finished":
-                self.ends[attempt] = (str(facts.get("status", "")), _seconds(facts.get("seconds")))
+                self.ends[attempt] = (now, str(facts.get("status", "")), _seconds(facts.get("seconds")))
             else:
                 self.again.add((happened, *attempt))
         elif thing in ("lease", "conflict"):
@@ -180,6 +185,12 @@ class _Tally:
             self.counts["errors"] += 1
         elif thing in ("work", "tests", "artifacts"):
             self.work.update({_WORK.get((thing, key), key): _number(value) for key, value in facts.items()})
+
+    def _add_standing(self, event: Event, now: float) -> None:
+        """What is done stays done: a runner that was taken for dead may tell of its end much later."""
+        status = _TOLD.get(event.kind) or str(event.facts.get("status", ""))
+        known, told = (event.run_id, event.task_id), (status == "done", now, status)
+        self.standings[known] = max(told, self.standings.get(known, told))
 
     def _add_lease(self, event: Event, happened: str) -> None:
         facts = event.facts
@@ -200,6 +211,8 @@ class _Tally:
 
 
 _ATTEMPTS = frozenset({"attempt.finished", "attempt.retried", "attempt.lost"})
+_TOLD = {"attempt.started": "running", "attempt.retried": "waiting", "task.cancelled": "cancelled"}
+"""Where a task stands after what was told of it; the end of an attempt says so itself."""
 _WORK = {
     ("tests", "run"): "tests_run",
     ("tests", "passed"): "tests_passed",
@@ -211,13 +224,13 @@ _WORK = {
 
 def _figures(tallies: Sequence[_Tally]) -> Figures:
     counts, work = Counter[str](), Counter[str]()
-    ends: dict[object, tuple[str, float]] = {}
+    ends = _latest(tally.ends for tally in tallies)
+    standings = _latest(tally.standings for tally in tallies)
     phases: dict[str, Phase] = {}
     waited = 0.0
     for tally in tallies:
         counts.update(tally.counts)
         work.update(tally.work)
-        ends.update(tally.ends)
         waited += tally.waited_in_attempts
         for name, phase in tally.phases.items():
             phases[name] = _joined(phases.get(name, Phase()), phase)
@@ -231,8 +244,9 @@ def _figures(tallies: Sequence[_Tally]) -> Figures:
         reaped=counts["reaped"],
         conflicts_detected=len(set().union(*(tally.conflicts for tally in tallies))),
         conflicts_avoided=len(set().union(*(tally.avoided for tally in tallies))),
-        attempts=dict(Counter(status for status, _ in ends.values())),
-        seconds=max(0.0, sum(seconds for _, seconds in ends.values()) - waited),
+        attempts=dict(Counter(status for _, status, _ in ends.values())),
+        ended=dict(Counter(status for _, _, status in standings.values() if status in FINAL)),
+        seconds=max(0.0, sum(seconds for _, _, seconds in ends.values()) - waited),
         elapsed=max(tally.last for tally in tallies) - min(tally.first for tally in tallies) if tallies else 0.0,
         retries=again["retried"],
         lost=again["lost"],
@@ -242,6 +256,15 @@ def _figures(tallies: Sequence[_Tally]) -> Figures:
         memory_mb=max((tally.memory for tally in tallies), default=0.0),
         cpu_percent=sum(tally.cpu for tally in tallies) / max(1, counts["samples"]),
     )
+
+
+def _latest(told: Iterable[Mapping[object, Any]]) -> dict[object, Any]:
+    """For each key the greatest value: what was told last."""
+    found: dict[object, Any] = {}
+    for one in told:
+        for key, value in one.items():
+            found[key] = max(value, found.get(key, value))
+    return found
 
 
 def _is_conflict(facts: Mapping[str, Any]) -> bool:

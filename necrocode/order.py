@@ -9,12 +9,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from necrocode import process, workspace
+from necrocode import journal, process, workspace
 from necrocode.claim import Claim
 from necrocode.errors import StateUnreadable
 from necrocode.lease import Identity
+from necrocode.ledger import lifeline
 from necrocode.outcome import Outcome, Status
-from necrocode.statedir import put, read_json, sync, to_json, told
+from necrocode.statedir import StateDir, put, read_json, sync, to_json, told
 from necrocode.task import Argv, Task
 
 
@@ -112,11 +113,21 @@ def taken_by(folder: Path) -> Identity | None:
     """Who carries or carried the attempt; None while nobody does. Raises StateUnreadable."""
     path = folder / "runner.json"
     try:
-        return Identity(**read_json(path))
+        return Identity.from_dict(read_json(path))
     except FileNotFoundError:
         return None
-    except TypeError as error:
-        raise StateUnreadable(str(path), f"names no process ({error})") from error
+    except (KeyError, TypeError) as error:
+        raise StateUnreadable(str(path), f"names no process ({error!r})") from error
+
+
+def was_begun(state: StateDir, task_id: str, folder: Path) -> bool:
+    """Whether a runner took an attempt that has no result. When none did, none ever will: it is given up here. Of one
+    that lives there may be no other sign than its lifeline."""
+    if lifeline.is_held(state.live / f"{folder.parent.name}.{folder.name}") or not take(folder):
+        return True
+    why = "its launcher died before it began"
+    write_result(folder, unheard(task_id, folder, Status.CANCELLED, why, "not_begun"))
+    return False
 
 
 def _put_first(path: Path, data: bytes, *, durable: bool = False) -> bool:
@@ -163,3 +174,12 @@ def read_result(folder: Path) -> Outcome | None:
         return None
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise StateUnreadable(str(path), f"is no result ({error!r})") from error
+
+
+def put_aside(state: StateDir, run_id: str, error: StateUnreadable) -> None:
+    """Move a file of a run that cannot be read to quarantine, and tell it, unless somebody else just did."""
+    with told(error.path):
+        moved = state.quarantine(Path(error.path))
+    if moved:
+        facts = {"file": error.path, "reason": str(error), "moved_to": moved}
+        journal.append(state.events, [journal.make("record.quarantined", run_id=run_id, **facts)])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -46,6 +46,9 @@ FINAL_ERRORS = ("not_found", "not_executable", "needs_attention")
 _OF_PROGRAMS = frozenset({"work", "verify", "timeout", "silent", "stopped", "lost"})
 
 
+_EXITS = {"not_found": 127, "not_executable": 126, "needs_attention": 3}
+
+
 class Outcome(NamedTuple):
     """One finished attempt. Times are seconds; `started` and `ended` are seconds since 1970.
 
@@ -86,6 +89,13 @@ class Outcome(NamedTuple):
         return bool(self.attempt) and (self.ok or self.error_kind in _OF_PROGRAMS)
 
     @property
+    def run_code(self) -> int:
+        """What `necrocode run` ends with when this is all that there was to do."""
+        if self.ok:
+            return 0
+        return 130 if self.error == "interrupted" else _EXITS.get(self.error_kind, 1)
+
+    @property
     def seconds(self) -> float:
         return max(0.0, self.ended - self.started)
 
@@ -101,3 +111,11 @@ class Outcome(NamedTuple):
             key: tuple(value) if isinstance(value, list) else value for key, value in data.items() if key in cls._fields
         }
         return cls(**{**known, "task_id": data["task_id"], "status": Status(data["status"])})
+
+
+def run_code(ends: Iterable[tuple[str, int]]) -> int:
+    """That of a run whose tasks ended so: the status and the exit code of each. What was not started because another
+    task was not done says nothing beside that one."""
+    bad = [end for end in ends if end[1]]
+    codes = {code for status, code in bad if (status, code) != (Status.CANCELLED, 1)} or {code for _, code in bad}
+    return next((code for code in (130, 127, 126, 1, 3) if code in codes), 0)

@@ -7,9 +7,10 @@ text, a number, true, false, none, or a name (also written `${name}`). Nothing o
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from necrocode import shells
 from necrocode.errors import PlaybookExecutionError
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_.-]*)\}")
@@ -28,6 +29,11 @@ _COMPARE: Mapping[str, Callable[[Any, Any], bool]] = {
     "<=": lambda a, b: a <= b,
     ">=": lambda a, b: a >= b,
 }
+
+
+def checked_step(command: Sequence[str], where: str = "") -> tuple[str, ...]:
+    """The command of a step, or ConfigError when a `${name}` of it would be read as a program."""
+    return shells.checked(command, _VARIABLE, where)
 
 
 def substituted(text: str, variables: Mapping[str, Any]) -> str:

@@ -85,7 +85,8 @@ def stop(ledger: FileLedger, chosen: list[Target], grace: float) -> list[Stopped
 
     A run with a launcher is asked through it alone: it then asks its runners. Returns how each ended."""
     began = monotonic()
-    launched = {target.run_id for target in chosen if target.state == "launching"}
+    # One that nobody can name cannot be asked, and asks nobody.
+    launched = {target.run_id for target in chosen if target.state == "launching" and target.holder}
     stopping = [_Stopping(ledger, target, began, grace) for target in chosen]
     for one in stopping:
         _tell(ledger, one.target)
@@ -138,7 +139,7 @@ class _Stopping:
         return None
 
     def _how(self) -> str:
-        if self._asked:
+        if self._asked or not self.target.runner_id:  # a launcher was there, whoever brought about its end
             return "killed" if self._forced else "asked"
         return "orphaned" if self._forced else "gone"
 

@@ -19,7 +19,7 @@ from necrocode.lease import Identity
 from necrocode.ledger import lifeline
 from necrocode.ledger.files import FileLedger
 from necrocode.ledger.records import runner_of
-from necrocode.order import taken_by
+from necrocode.order import put_aside, taken_by
 from necrocode.statedir import StateDir, told
 
 _LOOK = 5.0
@@ -63,6 +63,20 @@ class Vigil:
             yield runner_id
         self._kill_mute(under_way, now)
 
+    def is_over(self, folder: Path, runner_id: str) -> bool:
+        """Whether who carries an attempt has ended."""
+        return is_gone(self._ledger.state, self.carrier(folder, runner_id), runner_id)
+
+    def carrier(self, folder: Path, runner_id: str) -> Identity | None:
+        """Who took an attempt; where that cannot be read, whom its lease names. What cannot be read is put aside."""
+        carrier = None
+        try:
+            carrier = taken_by(folder)
+        except StateUnreadable as error:
+            put_aside(self._ledger.state, folder.parent.name, error)
+        seen = () if carrier else self._ledger.snapshot().runners
+        return carrier or next((one.record.holder for one in seen if one.record.runner_id == runner_id), None)
+
     def _is_silent(self, runner_id: str, now: float) -> bool:
         seen = lifeline.look(self._ledger.state.live / runner_id, now)
         return seen.held and seen.silent is not None and seen.silent > self._timeout
@@ -89,10 +103,11 @@ class Vigil:
                 _kill(folder)
 
 
-def is_gone(state: StateDir, carrier: Identity, runner_id: str) -> bool:
-    """Whether who carries an attempt has ended, as far as can be seen from here."""
+def is_gone(state: StateDir, carrier: Identity | None, runner_id: str) -> bool:
+    """Whether who carries an attempt has ended, as far as can be seen from here; None: nobody can tell any more who
+    that is, and its lifeline has to."""
     ours = process.identity()
-    if (carrier.boot_id, carrier.pid_namespace) == (ours.boot_id, ours.pid_namespace):
+    if carrier and (carrier.boot_id, carrier.pid_namespace) == (ours.boot_id, ours.pid_namespace):
         return process.is_gone(carrier)
     return not lifeline.is_held(state.live / runner_id)
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from necrocode import process
+from necrocode import process, shells
 from necrocode.errors import ConfigError
 from necrocode.outcome import Status
-from necrocode.playbook import Conditions, substituted
+from necrocode.playbook import Conditions, checked_step, substituted
 from necrocode.task import Argv, Step, Task
 from necrocode.workspace import Workspace
 
@@ -84,10 +85,20 @@ def _told_by(place: Place, result_mark: str) -> Place:
     return place._replace(on_line=lambda stream, line: mark in line) if mark else place
 
 
+_PLACEHOLDERS = re.compile(r"\{(prompt|workspace|branch|task_id|title)\}")
+
+
+def checked_agent(template: Sequence[str], where: str = "") -> Argv:
+    """An agent's argv, or ConfigError when a placeholder of it would be read as a program."""
+    return shells.checked(template, _PLACEHOLDERS, where)
+
+
 def filled(template: Sequence[str], place: Place) -> Argv:
     """An agent's argv: `{prompt}`, `{workspace}`, `{branch}`, `{task_id}` and `{title}` are replaced, in one pass
     and inside their own argument, so that no text of a prompt is expanded again or meets a shell. A text that
-    would begin its argument with a dash gets a space before it, so that it cannot become an option."""
+    would begin its argument with a dash gets a space before it, so that it cannot become an option.
+
+    Raises ConfigError for a template in which a shell would read such a text as a program."""
     values = {
         "{prompt}": place.task.prompt,
         "{workspace}": str(place.workspace.path),
@@ -95,7 +106,7 @@ def filled(template: Sequence[str], place: Place) -> Argv:
         "{task_id}": place.task.id,
         "{title}": place.task.title or place.task.id,
     }
-    return tuple(_replaced(argument, values) for argument in template)
+    return tuple(_replaced(argument, values) for argument in checked_agent(template))
 
 
 def _replaced(argument: str, values: Mapping[str, str]) -> str:
@@ -194,10 +205,13 @@ def run_playbook(
 
     Conditions know the environment, the task's `prompt`, `title`, `branch`, `task_id` and `workspace`, and `facts`.
     Each `${name}` in the command of a step that is carried out is one of them too, or, when `names` are given, one
-    of those. Raises PlaybookExecutionError for text that cannot be understood."""
+    of those. Raises PlaybookExecutionError for text that cannot be understood, ConfigError for a step in which a shell
+    would read one of them as a program."""
     variables = {**place.env, **_known(place), **(facts or {})}
     conditions = Conditions(variables)
     used: dict[str, float] = {}
+    for step in steps:
+        checked_step(step.command, f"step {step.name!r}")
     for number, step in enumerate(steps, 1):
         if step.condition is not None and not conditions.hold(step.condition):
             continue

@@ -16,6 +16,7 @@ from necrocode.agent_runner.strategy import OnConflict
 from necrocode.declared import FIELDS
 from necrocode.errors import ConfigError
 from necrocode.retry import Policy
+from necrocode.work import checked_agent
 
 GIVEN_UP = frozenset({
     "docker_image", "docker_registry", "docker_volumes", "docker_network", "k8s_namespace", "k8s_job_template",
@@ -80,7 +81,7 @@ def _agent(value: Any) -> Any:
         return Path(value)
     if not isinstance(value, str) and not _is_argv(value):
         raise ValueError("give a command line, a list of arguments, a callable or the path of a playbook")
-    return split(value)
+    return checked_agent(split(value), "RunnerConfig: agent")
 
 
 def _declared(field: str) -> Any:

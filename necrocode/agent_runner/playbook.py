@@ -8,13 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from necrocode import aside
 from necrocode.agent_runner.argv import split
 from necrocode.agent_runner.mistakes import mistakes
 from necrocode.errors import ConfigError, PlaybookExecutionError
 from necrocode.git import StrPath
+from necrocode.playbook import checked_step
 from necrocode.task import Step, Task
 from necrocode.taskfile import FORMATS
 from necrocode.tasktext import decoded
@@ -46,8 +47,8 @@ class PlaybookStep(_Part):
 
     @field_validator("command")
     @classmethod
-    def _is_argv(cls, command: str | list[str]) -> str | list[str]:
-        split(command)
+    def _is_argv(cls, command: str | list[str], info: ValidationInfo) -> str | list[str]:
+        checked_step(split(command), f"step {info.data.get('name')!r}")
         return command
 
     def step(self) -> Step:
@@ -81,6 +82,8 @@ class PlaybookEngine:
             return Playbook.model_validate(dict(decoded(text, format, str(path)).data))
         except ValidationError as error:
             raise ConfigError(mistakes(error, Playbook), where=str(path)) from None
+        except ConfigError as error:
+            raise ConfigError(str(error), where=str(path), hint=error.hint) from None
 
     def load_playbook_or_default(
         self, playbook_path: StrPath | None, default: StrPath | None = None

@@ -34,7 +34,7 @@ def command(door: Door, name: str, follow: bool, stderr_only: bool, attempt: int
     for each piece."""
     from necrocode import lookup, outputs
 
-    state = door.state()
+    state = door.knowing(name)
     found = lookup.find(state, name)
     if not found.task_id:
         raise ConfigError(f"{name} is no task of a run, and only those have logs", hint=_hint(state, found))

@@ -29,8 +29,7 @@ def command(door: Door, run_id: str, tasks: tuple[str, ...], jobs: int | None, q
     snapshot. Exit codes as those of `run`; 75 while somebody still follows RUN."""
     from necrocode import lookup, runs
 
-    ledger = door.ledger()
-    state = ledger.state
+    state = door.knowing(run_id)
     plan = runs.Plan.load(state, lookup.run(state, run_id, door.note))
     if lookup.launcher_lives(state, plan.run_id):
         raise Refused(
@@ -44,7 +43,7 @@ def command(door: Door, run_id: str, tasks: tuple[str, ...], jobs: int | None, q
     if not (quiet or door.as_json):
         door.say(f"again: {', '.join(sorted(again))} ({counted(len(done), 'task')} done before)")
     kept = tuple(task for task in plan.tasks if task.id in again | done)
-    return follow(door, ledger, plan._replace(tasks=kept, jobs=jobs or plan.jobs), True, {"quiet": quiet})
+    return follow(door, door.ledger(), plan._replace(tasks=kept, jobs=jobs or plan.jobs), True, {"quiet": quiet})
 
 
 def _nothing(door: Door, plan: Plan) -> int:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from necrocode.fleet import Fleet
     from necrocode.launch import Draft, Wishes
     from necrocode.ledger.files import FileLedger
+    from necrocode.plan import PlanRow
     from necrocode.runs import Plan, Standing
     from necrocode.settings import Resolved
     from necrocode.statedir import StateDir
@@ -168,6 +169,7 @@ def follow(door: Door, ledger: FileLedger, plan: Plan, retry_failed: bool, optio
     """Launch the run, show how it goes unless `options["quiet"]`, tell how it ended; the exit code. `retry` does it
     too."""
     from necrocode.fleet import Fleet
+    from necrocode.outcome import run_code
     from necrocode.progress import Progress, closing, console_on, kept, summary
     from necrocode.screen import columns
 
@@ -191,15 +193,7 @@ def follow(door: Door, ledger: FileLedger, plan: Plan, retry_failed: bool, optio
         width = columns(sys.stdout.isatty())
         door.show("\n".join(summary(plan, outcomes, width, colored=door.colored(), kept=stay)))
         door.say("\n".join(closing(plan, outcomes, colored=door.colored(sys.stderr), kept=stay)))
-    return signals.exit_code or _exit_code(fleet)
-
-
-def _exit_code(fleet: Fleet) -> int:
-    outcomes = fleet.outcomes.values()
-    for kind, code in (("not_found", 127), ("not_executable", 126)):
-        if any(outcome.error_kind == kind for outcome in outcomes):
-            return code
-    return 0 if all(outcome.ok for outcome in outcomes) else 1
+    return signals.exit_code or run_code((one.status, one.run_code) for one in outcomes.values())
 
 
 class _Signals:
@@ -230,7 +224,13 @@ def _show_plan(door: Door, plan: Plan) -> None:
 
     rows = rehearse((Entry(t.id, t.priority, t.after, plan.claims[t.id]) for t in plan.tasks), plan.jobs)
     if door.as_json:
-        listed = [{**row._asdict(), "behind": [behind.after for behind in row.behind]} for row in rows]
-        door.emit({"jobs": plan.jobs, "base": plan.base, "tasks": listed})
+        door.emit({"jobs": plan.jobs, "base": plan.base, "tasks": [_planned(plan, row) for row in rows]})
     else:
         door.show("\n".join(rehearsal(plan, rows, columns(sys.stdout.isatty()), colored=door.colored())))
+
+
+def _planned(plan: Plan, row: PlanRow) -> dict[str, Any]:
+    """One task of a plan as it is; `conflicts` say for each that it is `behind` which claims of both meet."""
+    conflicts = [{"after": one.after, "wanted": one.wanted, "held": one.held} for one in row.behind]
+    facts = {"behind": [one.after for one in row.behind], "conflicts": conflicts}
+    return {**row._asdict(), "claims": plan.claims[row.task_id], **facts}

@@ -31,13 +31,15 @@ def command(door: Door, names: tuple[str, ...], timeout: float | None, quiet: bo
     A task that is tried again has not ended. Of a run that nobody follows any more, the tasks that had not begun
     count as failed (go on with it: necrocode run --resume RUN)."""
     from necrocode import ending, lookup
+    from necrocode.outcome import run_code
 
-    left = {name: lookup.find(door.state(), name) for name in names}
+    state = door.knowing(names[0])
+    left = {name: lookup.find(state, name) for name in names}
     ended: dict[str, list[End]] = {}
     began = time.monotonic()
     while left:
         for name, found in list(left.items()):
-            if (ends := ending.ends(door.state(), found)) is not None:
+            if (ends := ending.ends(state, found)) is not None:
                 ended[name] = ends
                 del left[name]
                 if not (quiet or door.as_json):
@@ -47,7 +49,7 @@ def command(door: Door, names: tuple[str, ...], timeout: float | None, quiet: bo
             raise TaskTimeoutError(waited, timeout, task_id=", ".join(left))
         time.sleep(min(_SELDOM, max(_LOOK, waited / 20)) if left else 0)
     all_ends = [end for ends in ended.values() for end in ends]
-    code = ending.exit_code(all_ends)
+    code = run_code((end.status, end.exit_code) for end in all_ends)
     if door.as_json:
         door.emit({"exit_code": code, "ended": all_ends})
     return code

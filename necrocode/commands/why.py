@@ -21,9 +21,10 @@ def command(door: Door, name: str, story: bool) -> None:
     A task is named RUN/TASK, RUN.TASK, or TASK alone (that of the newest run which has it)."""
     from necrocode import explain, lookup
 
-    found = lookup.find(door.state(), name)
+    state = door.knowing(name)
+    found = lookup.find(state, name)
     if found.run_id and not found.task_id:
-        tasks = lookup.task_ids(door.state(), found.run_id)
+        tasks = lookup.task_ids(state, found.run_id)
         raise ConfigError(f"{name} is a run; name one of its tasks", hint=f"its tasks: {', '.join(tasks[:20])}")
     answer = explain.explain(door.ledger(), found)
     if door.as_json:

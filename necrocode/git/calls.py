@@ -31,6 +31,9 @@ _SETTINGS = (
     "core.fsync=objects,derived-metadata,reference", "core.fsyncMethod=batch",
 )  # fmt: skip
 
+_IN_THE_WAY = re.compile(r"'(refs/[^']+)' exists; cannot create")
+"""A ref where a folder of refs would have to be."""
+
 YES_OR_NO = (0, 1)
 """Exit codes of git's questions; anything else is a failure, not a no."""
 
@@ -102,6 +105,8 @@ def git_binary(search_path: str | None) -> str:
 def _hint(stderr: str) -> str:
     if ".lock': File exists" in stderr:
         return "another git works there; when none does, a killed one left the lock file named above: delete it"
+    if found := _IN_THE_WAY.search(stderr):
+        return f"that ref is in the way; when nobody needs it: git update-ref -d {found[1]}"
     if "insufficient permission" in stderr:
         return "git's own directory must be writable for you: look at its owner and mode"
     if "No space left" in stderr:

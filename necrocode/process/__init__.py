@@ -15,7 +15,7 @@ from necrocode.process.foreground import Halt, foreground, signals_held
 from necrocode.process.sample import Sampler
 from necrocode.process.stop import Stop
 from necrocode.process.tree import MARKER, end_tree, marked
-from necrocode.process.who import boot_id, identity, is_gone, kill_holder
+from necrocode.process.who import boot_id, identity, is_gone, kill_holder, locker
 
 __all__ = [
     "MARKER",
@@ -30,6 +30,7 @@ __all__ = [
     "identity",
     "is_gone",
     "kill_holder",
+    "locker",
     "marked",
     "run",
     "sanitised",

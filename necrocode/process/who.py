@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import time
+from contextlib import suppress
+from pathlib import Path
 from typing import NamedTuple
 
 from necrocode.lease import Identity
 
 _LINUX = sys.platform == "linux"
+_LOCKS = re.compile(r"^\d+: FLOCK +\w+ +\w+ +(\d+) [^ ]+:(\d+) ", re.MULTILINE)
+"""In /proc/locks: `1: FLOCK  ADVISORY  WRITE 4711 00:1b:5077132 0 EOF`; who waits has an arrow before FLOCK."""
 _ours: Identity | None = None
 _boot = ""
 
@@ -75,6 +80,26 @@ def is_gone(who: Identity) -> bool:
     # Start times count from the boot as the reader's time namespace has it.
     same_clock = who.time_namespace == ours.time_namespace
     return seen.ended or (same_clock and seen.ticks != who.start_ticks)
+
+
+def locker(path: str | os.PathLike[str]) -> Identity | None:
+    """The process that has locked this file, as flock does, where the system tells."""
+    try:
+        inode = str(os.stat(path).st_ino)
+        held = Path("/proc/locks").read_text() if proc_is_ours() else ""
+    except OSError:
+        return None
+    pids = [int(pid) for pid, of in _LOCKS.findall(held) if of == inode and _has_open(int(pid), path)]
+    seen = stat(pids[0]) if pids else None
+    return identity()._replace(pid=seen.pid, start_ticks=seen.ticks) if seen else None
+
+
+def _has_open(pid: int, path: str | os.PathLike[str]) -> bool:
+    """The devices in the table of locks are not always those that files tell; what a process has open is."""
+    fds = f"/proc/{pid}/fd"
+    with suppress(OSError):
+        return any(os.path.samefile(f"{fds}/{fd}", path) for fd in os.listdir(fds) if os.path.exists(f"{fds}/{fd}"))
+    return False
 
 
 def kill_holder(who: Identity) -> bool:

@@ -14,6 +14,7 @@ from necrocode.errors import ConfigError, TaskFailed
 from necrocode.launch import presets
 from necrocode.task import Task
 from necrocode.task_calls.models import AgentResult, AgentTask, InvalidTaskCall
+from necrocode.work import checked_agent
 
 Progress = Callable[[float], Awaitable[None]]
 Executor = Callable[[AgentTask, Progress], Any]
@@ -55,6 +56,8 @@ def checked_executor(configured: Configured) -> Configured:
             raise InvalidTaskCall(
                 f"executor {one!r} of {agent!r} is not possible", hint="give a function, an argv, or an agent's name"
             )
+        if isinstance(one, Sequence) and argv:
+            checked_agent(one, f"executor of {agent!r}")
     return configured
 
 
@@ -105,16 +108,17 @@ async def _by_command(agent: Sequence[str] | str, task: AgentTask, progress: Pro
 
 
 def argv_of(agent: Sequence[str] | str) -> tuple[str, ...]:
-    """The command line of an agent: as it is, of a known agent, or of a text with {prompt}. Raises ConfigError."""
+    """The command line of an agent: as it is, of a known agent, or of a text with {prompt}. Raises ConfigError, also
+    where a shell would read what it is told as a program."""
     if not isinstance(agent, str):
-        return tuple(agent)
+        return checked_agent(agent)
     known = presets()
     if agent not in known and "{prompt}" not in agent:
         raise ConfigError(
             f"agent {agent!r} is neither known nor a command line with {{prompt}}",
             hint=f"known agents: {', '.join(known)}",
         )
-    return known.get(agent) or tuple(shlex.split(agent))
+    return known.get(agent) or checked_agent(shlex.split(agent))
 
 
 def prompt_of(task: AgentTask) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,8 +18,11 @@ from cli_call import Cli, calls, kill, until
 
 from necrocode import git, journal, workspace
 from necrocode.claim import Claim
+from necrocode.launcher import alone
 from necrocode.lease import Request
 from necrocode.ledger.files import FileLedger
+from necrocode.runs import Plan
+from necrocode.task import Task
 from necrocode.testing import is_alive
 
 MONTHS = 60 * 86400
@@ -327,6 +332,35 @@ def test_a_folder_that_cannot_be_written_is_found_and_opened(cli: Cli, ledger: F
     assert without_rights(cli, "exec", "--", "true").returncode == 0
 
 
+@pytest.mark.parametrize("name", ["events", "quarantine", "runs", "mutex", "tmp"])
+def test_what_stands_where_a_folder_should_be_is_moved_aside(cli: Cli, ledger: FileLedger, name: str) -> None:
+    place = ledger.state.root / name
+    shutil.rmtree(place)
+    place.write_text("mine")
+    wrong = [one for one in findings(cli).values() if not one["ok"]]
+    assert [(one["name"], one["fix"]) for one in wrong] == [("places", f"mv '{place}' '{place}.aside'")]
+    assert cli("doctor", "--fix").returncode == 0
+    assert place.is_dir() and place.with_name(f"{name}.aside").read_text() == "mine"
+
+
+def test_a_gate_that_cannot_be_opened_is_found_and_opened(cli: Cli, ledger: FileLedger) -> None:
+    ledger.register(Request("r"))
+    ledger.state.lock.chmod(0)
+    told = [line for line in without_rights(cli, "doctor").stdout.splitlines() if "BAD" in line or "fix:" in line]
+    assert len(told) == 2 and "nobody can come in" in told[0] and f"fix: chmod 600 {ledger.state.lock}" in told[1]
+    assert without_rights(cli, "doctor", "--fix").returncode == 0
+    assert without_rights(cli, "exec", "--", "true").returncode == 0
+
+
+@pytest.mark.parametrize("name", ["events", "runs", "quarantine"])
+def test_nothing_is_found_without_what_puts_it_right(cli: Cli, ledger: FileLedger, name: str) -> None:
+    (ledger.state.root / name).chmod(0)
+    told = json.loads(without_rights(cli, "doctor", "--json").stdout)["findings"]
+    (ledger.state.root / name).chmod(0o700)
+    wrong = [one for one in told if not one["ok"]]
+    assert len(wrong) > 1 and all(one["fix"] for one in wrong), wrong
+
+
 @pytest.mark.parametrize("damage", ["", "{}"])
 def test_a_plan_that_cannot_be_read_is_found_and_put_aside(cli: Cli, ledger: FileLedger, damage: str) -> None:
     state = ledger.state
@@ -338,6 +372,21 @@ def test_a_plan_that_cannot_be_read_is_found_and_put_aside(cli: Cli, ledger: Fil
     assert findings(cli)["plans"]["ok"] and len(os.listdir(state.quarantine_folder)) == 1
     (event,) = journal.read(state.events, kind="record.quarantined")
     assert event.run_id == "abc234" and event.facts["moved_to"].startswith(str(state.quarantine_folder))
+
+
+def test_who_carried_an_attempt_and_cannot_be_read_is_found_and_put_aside(cli: Cli, ledger: FileLedger) -> None:
+    run = ledger.state.runs / "abc234"
+    (run / "a.1").mkdir(parents=True)
+    Plan("abc234", (Task("a", command=("true",)),), {"a": ()}, 1, mode="none").save(ledger.state)
+    (run / "a.1" / "runner.json").touch()
+    found = findings(cli)["attempts"]
+    assert not found["ok"] and "runs/abc234/a.1/runner.json" in found["said"] and "--resume abc234" in found["fix"]
+    with alone(ledger.state, "abc234"):  # who follows the run does it by itself
+        cli("doctor", "--fix")
+        assert not findings(cli)["attempts"]["ok"]
+    assert "mended: attempts" in cli("doctor", "--fix").stderr
+    assert findings(cli)["attempts"]["ok"] and not (run / "a.1" / "runner.json").exists()
+    assert "runner.json" in {name.rpartition(".")[0] for name in os.listdir(ledger.state.quarantine_folder)}
 
 
 def test_what_status_says_is_to_be_cleaned_gc_would_remove(cli: Cli, ledger: FileLedger) -> None:

@@ -38,6 +38,16 @@ def test_the_version(cli: Cli) -> None:
     assert cli("--version").stdout.startswith("necrocode 0.")
 
 
+@pytest.mark.parametrize("verb", ["why", "logs", "wait", "retry", "stop", "release", "report"])
+@pytest.mark.parametrize("args", [[], ["--json"]])
+def test_asking_for_a_name_makes_no_state_directory(verb: str, args: list[str], tmp_path: Path, cli: Cli) -> None:
+    place = tmp_path / "none"
+    asked = cli(verb, "nobody", *args, NECROCODE_STATE_DIR=str(place))
+    assert not place.exists()
+    if verb not in ("stop", "release"):  # of which nothing is there, as was wanted
+        assert asked.returncode == 2 and str(place) in asked.stdout + asked.stderr, asked
+
+
 def test_in_a_directory_that_is_gone(tmp_path: Path, state_root: Path) -> None:
     (tmp_path / "gone").mkdir()
     argv = [sys.executable, "-P", "-m", "necrocode", "exec", "--", "true"]

@@ -297,6 +297,22 @@ def test_a_launcher_that_ends_by_itself_is_not_said_to_be_ended_by_force(cli: Cl
     assert launcher.wait(30) == 143
 
 
+def test_a_launcher_whose_name_cannot_be_read_is_stopped_all_the_same(cli: Cli, tmp_path: Path) -> None:
+    tasks = tmp_path / "long.toml"
+    tasks.write_text(
+        f'[[task]]\nid = "long"\nworkspace = "none"\nretries = 9\n'
+        f'command = ["sh", "-c", "touch {tmp_path}/begun; exec sleep 300"]\n'
+    )
+    launcher = cli.start("run", str(tasks))
+    until((tmp_path / "begun").exists)
+    run_id = runs(FileLedger(cli.state).state)[0]
+    (cli.state / "runs" / run_id / "launcher.json").write_text("garbled")
+    told = {one["name"]: one["how"] for one in cli.json("stop", run_id)["stopped"]}
+    assert told == {f"launcher of {run_id}": "asked", f"{run_id}.long.1": "asked"}
+    assert launcher.wait(30) == 143
+    assert cli.json("wait", run_id)["ended"][0]["status"] == "cancelled"
+
+
 def test_who_follows_a_run_already_is_named_with_what_to_do(cli: Cli, run: str) -> None:
     done = cli("run", "--resume", run)
     assert done.returncode == 75 and f"run {run} is followed already, by pid {cli.started[0].pid} on " in done.stderr

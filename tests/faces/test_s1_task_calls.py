@@ -30,6 +30,7 @@ from necrocode.task_calls import (
     get_mcp_integration_layer,
     reset_mcp_integration_layer,
 )
+from necrocode.task_calls.executors import argv_of
 from necrocode.testing import is_alive
 
 
@@ -1083,3 +1084,12 @@ def test_s1_56_public_signatures_stay(name):
 def test_s1_39_no_such_name():
     with pytest.raises(AttributeError):
         task_calls.Simulation
+
+
+@pytest.mark.parametrize("agent", [["sh", "-c", "echo {prompt}"], "sh -c 'echo {prompt}'"])
+def test_no_prompt_reaches_a_shell(agent):
+    if not isinstance(agent, str):
+        with pytest.raises(ConfigError, match=r"executor of 'a': \{prompt\} stands in the script of sh"):
+            MCPIntegrationLayer(executor={"a": agent})
+    with pytest.raises(ConfigError, match="stands in the script of sh"):
+        argv_of(agent)

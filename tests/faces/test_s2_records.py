@@ -372,3 +372,15 @@ def test_a_step_that_is_passed_over_needs_no_variables(tmp_path):
     assert (tmp_path / "ran").exists() and len(list(tmp_path.iterdir())) == 1
     PlaybookEngine().execute_playbook(book, {"report": "told"}, tmp_path)
     assert (tmp_path / "told").exists()
+
+
+@pytest.mark.parametrize("command", [["sh", "-c", "echo ${title}"], 'bash -lc "echo ${title}"'])
+def test_no_text_of_a_task_reaches_a_shell(tmp_path, command):
+    with pytest.raises(ConfigError, match=r"step 's': \$\{title\} stands in the script of"):
+        PlaybookStep(name="s", command=command)
+    book = tmp_path / "book.json"
+    book.write_text(json.dumps({"name": "b", "steps": [{"name": "s", "command": command}]}))
+    with pytest.raises(ConfigError, match=r"book\.json: step 's'"):
+        PlaybookEngine().load_playbook(book)
+    with pytest.raises(ConfigError, match=r"RunnerConfig: agent: \{prompt\} stands in"):
+        RunnerConfig(agent=["sh", "-c", "echo {prompt}"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
@@ -291,3 +292,54 @@ def test_a_missing_extra_is_named(cli: Cli, tmp_path: Path, module: str, args: l
     (tmp_path / "hidden" / f"{module}.py").write_text("raise ImportError('hidden')\n")
     wrong = cli(*args, PYTHONPATH=f"{tmp_path / 'hidden'}:{ROOT}")
     assert wrong.returncode == 2 and f"necrocode[{extra}]" in wrong.stderr, wrong.stderr
+
+
+UNHEARD = """
+[[task]]
+id = "poison"
+command = ["sh", "-c", "kill -9 $PPID; sleep 60"]
+
+[[task]]
+id = "left"
+command = ["sh", "-c", "echo left > a.txt"]
+
+[[task]]
+id = "right"
+command = ["sh", "-c", "echo right > a.txt"]
+
+[[task]]
+id = "both"
+command = ["true"]
+after = ["left", "right"]
+
+[[task]]
+id = "never"
+command = ["true"]
+after = ["both"]
+
+[[task]]
+id = "late"
+command = ["true"]
+claims = ["gpu:0"]
+"""
+
+
+def test_the_ends_that_no_runner_tells_are_told_and_all_who_tell_agree(cli: Cli) -> None:
+    """Runners that die too often, branches that do not go together, a stranger who lets nobody in, what is left out."""
+    (cli.where / "tasks.toml").write_text(UNHEARD)
+    FileLedger(cli.state).register(Request("stranger", (Claim.parse("gpu:0"),), slot=False))
+    told = cli.json("run", "tasks.toml", "-n", "2", "--patience", "0.1")
+    assert {one["task_id"]: (one["status"], one["error_kind"]) for one in told["tasks"]} == {
+        "poison": ("failed", "lost"), "left": ("done", ""), "right": ("done", ""), "never": ("cancelled", "cancelled"),
+        "both": ("failed", "needs_attention"), "late": ("failed", "gpu"),
+    }  # fmt: skip
+    ends = {one["task_id"]: one["status"] for one in told["tasks"]}
+    counts = dict(Counter(ends.values()))
+    report, metrics, status = (cli.json(verb) for verb in ("report", "metrics", "status"))
+    assert report["tasks"] == ends and report["metrics"]["total"]["ended"] == counts
+    assert metrics["total"]["ended"] == metrics["runs"][told["run"]]["ended"] == counts
+    assert metrics["total"]["attempts"] == {"lost": 2, "failed": 3, "done": 2} and metrics["total"]["lost"] == 3
+    assert {one["task_id"]: one["status"] for one in status["finished"]} == ends
+    assert len(status["finished"]) == 8 and all(one["error"] for one in status["finished"] if one["status"] != "done")
+    cli("run", "--resume", told["run"], "-q")  # which says once more what is not started
+    assert len(cli.json("status")["finished"]) == 8 and cli.json("metrics")["total"]["ended"] == counts

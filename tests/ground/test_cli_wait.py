@@ -14,10 +14,10 @@ from cli_call import Cli, calls, kill, until
 
 from necrocode.ending import ends
 from necrocode.lookup import Found
-from necrocode.order import take
-from necrocode.process import identity
+from necrocode.order import take, taken_by
+from necrocode.process import end_tree, identity
 from necrocode.runs import Plan, attempt_folder, runs
-from necrocode.statedir import StateDir, put, to_json
+from necrocode.statedir import StateDir, mark, put, to_json
 from necrocode.task import Task
 
 
@@ -132,6 +132,28 @@ def test_who_took_an_attempt_and_has_no_lease_yet_is_not_lost(state_root: Path) 
     assert [end.status for end in ends(state, Found("r", "t")) or ()] == ["lost"]
 
 
+def test_who_cannot_be_read_is_waited_for_by_its_lifeline(cli: Cli) -> None:
+    script, go = gate(cli)
+    write(cli, slow=script, lost="exec sleep 300")
+    launcher = cli.start("run", "tasks.toml", "-n", "2")
+    run = started(cli, "slow")
+    until(lambda: len(list((cli.state / "runners").iterdir())) == 2)
+    launcher.kill()
+    launcher.wait()
+    folders = [cli.state / "runs" / run / f"{task_id}.1" for task_id in ("slow", "lost")]
+    lost = taken_by(folders[1])
+    for folder in folders:
+        (folder / "runner.json").unlink()
+        (folder / "runner.json").touch()
+    assert cli("wait", run, "--timeout", "0.2").returncode == 124
+    assert lost
+    kill(lost.pid)
+    end_tree(mark(cli.state, f"{run}.lost.1"), grace=0)
+    go.touch()
+    told = cli.json("wait", run)
+    assert {end["name"]: end["status"] for end in told["ended"]} == {f"{run}/slow": "done", f"{run}/lost": "lost"}
+
+
 def test_a_runner_is_waited_for(cli: Cli) -> None:
     script, go = gate(cli)
     runner = cli.start("exec", "--name", "mine", "--", "sh", "-c", script)
@@ -172,6 +194,34 @@ def test_an_interrupted_run_is_130(cli: Cli) -> None:
     launcher.send_signal(signal.SIGTERM)
     assert launcher.wait(60) == 143
     assert waiter.wait(60) == 130
+
+
+CONFLICT = """
+[[task]]
+id = "left"
+command = ["sh", "-c", "echo left > a.txt"]
+[[task]]
+id = "right"
+command = ["sh", "-c", "echo right > a.txt"]
+[[task]]
+id = "both"
+command = ["true"]
+after = ["left", "right"]
+[[task]]
+id = "never"
+command = ["true"]
+after = ["both"]
+"""
+
+
+@pytest.mark.parametrize(("more", "code"), [("", 3), ('[[task]]\nid = "bad"\ncommand = ["false"]\n', 1)])
+def test_a_conflict_is_3_unless_something_failed_too(cli: Cli, more: str, code: int) -> None:
+    """What is not started after it says nothing beside it."""
+    (cli.where / "tasks.toml").write_text(CONFLICT + more)
+    assert cli("run", "tasks.toml").returncode == code
+    assert cli("wait", runs(StateDir(cli.state))[0]).returncode == code
+    assert (cli("wait", "both").returncode, cli("wait", "never").returncode) == (3, 1)
+    assert cli("run", "--resume", "last").returncode == code
 
 
 def test_what_is_unknown_is_a_mistake(cli: Cli) -> None:

@@ -227,6 +227,20 @@ def test_an_agent_that_is_neither_known_nor_a_command_line(repository: Path) -> 
         drafted(PROMPT, repository, agent="sh -c 'open {prompt}")
 
 
+@pytest.mark.parametrize("text", [PROMPT, PROMPT + "agent = \"env bash -ec 'echo {title}'\"\n"])
+def test_an_agent_whose_shell_would_read_the_prompt_is_refused(repository: Path, text: str) -> None:
+    with pytest.raises(ConfigError, match="stands in the script of") as told:
+        drafted(text, repository, agent="" if "agent" in text else "sh -c 'echo {prompt}'")
+    assert str(told.value).startswith("tasks.toml:4: task 'a': " if "agent" in text else "--agent: ")
+
+
+def test_a_step_whose_shell_would_read_a_text_is_refused(repository: Path) -> None:
+    text = '[[task]]\nid = "a"\nplaybook = [{name = "s", command = ["sh", "-c", "echo ${title}"]}]\n'
+    with pytest.raises(ConfigError, match=r"task 'a', step 's': \$\{title\} stands in the script of sh") as told:
+        drafted(text, repository)
+    assert "sh -c '... \"$1\"' sh ${title}" in told.value.hint
+
+
 @pytest.mark.parametrize(
     ("text", "place"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import os
 import signal
@@ -178,6 +179,20 @@ def test_a_main_thread_that_ended_first_is_no_dead_process() -> None:
     finally:
         child.kill()
         child.wait()
+
+
+def test_who_has_locked_a_file_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.touch()
+    assert process.locker(path) is None and process.locker(tmp_path / "none") is None
+    with path.open() as file, path.open() as other:
+        assert process.locker(path) is None, "it is only open"
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert process.locker(path) == process.identity()
+        child = subprocess.Popen(["flock", path, "true"])  # it waits
+        assert process.locker(path) == process.identity()
+        fcntl.flock(file, fcntl.LOCK_UN)
+        assert child.wait() == 0 and other and process.locker(path) is None
 
 
 def test_kill_holder_kills_exactly_that_process(sleeper: Any) -> None:

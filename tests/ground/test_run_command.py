@@ -190,6 +190,9 @@ def test_a_dry_run_shows_order_and_conflicts_and_starts_nothing(command: Command
     done = command.run(command.write(tasks, a=same, b=same, c='after = ["b"]'), "--dry-run", "--json")
     rows = {row["task_id"]: row for row in json.loads(done.stdout)["tasks"]}
     assert (rows["b"]["behind"], rows["c"]["after"]) == (["a"], ["b"]) and command.begun == []
+    claim = "file:README.md"
+    assert [rows[name]["claims"] for name in "abc"] == [[claim], [claim], []]
+    assert rows["b"]["conflicts"] == [{"after": "a", "wanted": claim, "held": claim}] and rows["a"]["conflicts"] == []
     assert sh("git", "branch", cwd=command.where) == "* main"
 
 
@@ -422,3 +425,48 @@ def test_what_lies_in_the_current_directory_is_not_taken_for_python(plain: Comma
     argv = [sys.executable, "-P", "-c", script, "--state-dir", str(plain.state), "run", str(file), "-q"]
     done = subprocess.run(argv, cwd=plain.where, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_no_prompt_reaches_a_shell(command: Command) -> None:
+    """Refused before anything is touched; one that was planned before this was refused fails at its work."""
+    mark, file = command.tmp / "mark", command.tmp / "prompt.toml"
+    file.write_text(f'[[task]]\nid = "a"\nprompt = "$(touch {mark})"\n')
+    told = command.run(file, "--agent", "sh -c 'echo {prompt}'", code=2).stderr
+    assert "{prompt} stands in the script of sh" in told and "hint: give it to the script as an argument" in told
+    assert not command.state.exists()
+    command.run(file, "--agent", "sh -c 'printf %s \"$1\"; exit 1' sh {prompt}", code=1)
+    (plan,) = command.state.glob("runs/*/plan.json")
+    facts = json.loads(plan.read_text())
+    facts["agents"] = {name: ["sh", "-c", "echo {prompt}"] for name in facts["agents"]}
+    plan.write_text(json.dumps(facts))
+    assert "stands in the script" in command.run("--failed", code=1).stdout
+    assert not mark.exists()
+
+
+def test_an_agent_with_a_relative_path_is_the_workspaces_own_or_the_callers(command: Command) -> None:
+    for name, word in (("tracked", "committed"), ("untracked", "here")):
+        (command.where / name).write_text(f"#!/bin/sh\necho {word} $1 > said\n")
+        (command.where / name).chmod(0o755)
+    sh("git", "add", "tracked", cwd=command.where)
+    sh("git", "commit", "-qm", "tool", cwd=command.where)
+    (command.where / "tracked").write_text("#!/bin/sh\nexit 1\n")
+    file = command.tmp / "prompt.toml"
+    for name, word in (("./tracked", "committed"), ("./untracked", "here"), ("sub/../untracked", "here")):
+        file.write_text('[[task]]\nid = "a"\nprompt = "it"\n')
+        (command.where / "sub").mkdir(exist_ok=True)
+        run = json.loads(command.run(file, "--agent", f"{name} {{prompt}}", "--json").stdout)
+        assert sh("git", "show", f"{run['tasks'][0]['branch']}:said", cwd=command.where).strip() == f"{word} it"
+
+
+def test_what_cannot_be_saved_is_told_with_what_helps(command: Command) -> None:
+    """A ref stands where the folder of snapshots would be; force would save there, too, and help no more."""
+    ref = "refs/necrocode/snap"
+    sh("git", "update-ref", ref, "HEAD", cwd=command.where)
+    file = command.write({"a": f"echo precious > p.txt; test -e {command.go}"}, a="retries = 1")
+    told = json.loads(command.run(file, "--json", code=1).stdout)["tasks"][0]["error"]
+    assert f"git update-ref -d {ref}" in told and "gc --force" not in told
+    sh("git", "update-ref", "-d", ref, cwd=command.where)
+    command.go.touch()
+    command.run(file, "--failed")
+    (saved,) = sh("git", "for-each-ref", "--format=%(refname)", ref, cwd=command.where).splitlines()
+    assert sh("git", "show", f"{saved}:p.txt", cwd=command.where).strip() == "precious"

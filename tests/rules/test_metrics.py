@@ -155,6 +155,41 @@ def test_attempts_retries_losses_and_errors():
     assert (found.retries, found.lost, found.errors, found.elapsed) == (1, 1, 1, 4)
 
 
+@pytest.mark.parametrize(
+    ("events", "ended"),
+    [
+        ([event("attempt.finished", 1, "a", "t", "r", attempt=1, status="failed")], {"failed": 1}),
+        ([event("attempt.finished", 1, "a", "t", "r", attempt=1, status="lost")], {}),
+        (
+            [
+                event("attempt.finished", 1, "a", "t", "r", attempt=1, status="failed"),
+                event("attempt.retried", 2, "", "t", "r", attempt=1),
+            ],
+            {},
+        ),
+        (
+            [
+                event("attempt.finished", 1, "a", "t", "r", attempt=1, status="failed"),
+                event("attempt.started", 3, "b", "t", "r", attempt=2),
+                event("task.cancelled", 2, "", "t", "r", reason="x"),
+                event("task.cancelled", 4, "", "t", "r", reason="x"),
+                event("task.cancelled", 4, "", "t", "other", reason="x"),
+            ],
+            {"cancelled": 2},
+        ),
+        (
+            [
+                event("attempt.finished", 1, "b", "t", "r", attempt=2, status="done"),
+                event("attempt.finished", 9, "a", "t", "r", attempt=1, status="lost"),
+            ],
+            {"done": 1},
+        ),
+    ],
+)
+def test_how_tasks_ended_last(events, ended):
+    assert fold(events).total.ended == fold(reversed(events)).total.ended == ended
+
+
 def test_waiting_is_no_work():
     events = [
         granted(9, "run.t.1", 1, waited=8.0, task="t"),

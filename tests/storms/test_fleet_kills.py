@@ -163,6 +163,75 @@ def test_living_attempts_are_adopted_and_finished_not_repeated(home: Bench) -> N
     assert_work_on_branches(home, plan)
 
 
+DAMAGES = ["", "[]", '{"pid": 1}', '{"pid": "x", "start_ticks": 1}', "{"]
+
+
+def _damaged(folder: Path, text: str = "") -> None:
+    (folder / "runner.json").unlink()  # it may be that of other attempts, too
+    (folder / "runner.json").write_text(text)
+
+
+def _adoptions(bench: Bench, plan: Plan) -> int:
+    return len(list(journal.read(bench.state.events, None, kind="run.resumed", run_id=plan.run_id)))
+
+
+def _left_alone(bench: Bench, plan: Plan) -> Path:
+    """A task is under way whose launcher is dead, and of whose runner nobody can read who it is; its folder."""
+    with bench.launcher(plan) as launcher:
+        wait_for(lambda: bench.begun, within=30.0)
+        launcher.kill()
+    (folder,) = bench.runners(plan)
+    _damaged(folder)
+    return folder
+
+
+@pytest.mark.parametrize("text", DAMAGES)
+def test_who_cannot_be_read_and_is_dead_is_lost(bench: Bench, text: str) -> None:
+    plan = bench.plan(bench.task("t0", "test $NECROCODE_ATTEMPT = 2 || exec sleep 100"), bench.task("t1"), jobs=1)
+    with bench.launcher(plan) as launcher:
+        wait_for(lambda: bench.begun, within=30.0)
+        launcher.kill()
+    ((folder, pid),) = bench.runners(plan).items()
+    _damaged(folder, text)
+    os.kill(pid, signal.SIGKILL)
+    told = bench.resume(plan)
+    assert [(one["status"], one["attempt"]) for _, one in sorted(told.items())] == [("done", 2), ("done", 1)]
+    assert [one and one.status for one in bench.attempts(plan)["t0"]] == [Status.LOST, Status.DONE]
+    (aside,) = bench.state.quarantine_folder.iterdir()
+    assert aside.name.startswith("runner.json.") and aside.read_text() == text
+    (event,) = journal.read(bench.state.events, None, kind="record.quarantined", run_id=plan.run_id)
+    assert (event.facts["file"], event.facts["moved_to"]) == (str(folder / "runner.json"), str(aside))
+    bench.assert_at_rest(plan)
+
+
+def test_who_cannot_be_read_and_lives_is_waited_for_also_by_the_next_launcher(bench: Bench) -> None:
+    go = bench.tmp / "go"
+    plan = bench.plan(bench.task("t0", f"while [ ! -e {go} ]; do sleep 0.02; done"), jobs=1)
+    folder = _left_alone(bench, plan)
+    with bench.launcher(plan) as second:
+        wait_for(lambda: _adoptions(bench, plan) == 1 and not (folder / "runner.json").exists(), within=30.0)
+        second.kill()
+    with bench.launcher(plan) as third:
+        wait_for(lambda: _adoptions(bench, plan) == 2, within=30.0)
+        go.touch()
+        out, said = third.communicate(timeout=60)
+        assert third.returncode == 0, (out, said)
+    assert bench.begun == [("t0", 1)]
+    bench.assert_at_rest(plan)
+
+
+def test_who_cannot_be_read_is_stopped_with_its_run(bench: Bench) -> None:
+    plan = bench.plan(bench.task("t0", "exec sleep 100"), jobs=1)
+    _left_alone(bench, plan)
+    with bench.launcher(plan) as second:
+        wait_for(lambda: _adoptions(bench, plan) == 1, within=30.0)
+        second.send_signal(signal.SIGTERM)
+        out, said = second.communicate(timeout=60)
+        assert second.returncode == 143, (out, said)
+    assert [one and one.status for one in bench.attempts(plan)["t0"]] == [Status.CANCELLED]
+    bench.assert_at_rest(plan)
+
+
 def _seen(bench: Bench, plan: Plan) -> str:
     resumed = journal.read(bench.state.events, None, kind="run.resumed", run_id=plan.run_id)
     return " ".join("adopted" for event in resumed if event.facts["adopted"])
