@@ -3,17 +3,10 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from pathlib import Path
 
 import pytest
-
-
-def sh(*argv: str, cwd: Path, **env: str) -> str:
-    """Run a command as the tests' own hand, not necrocode's; its output."""
-    done = subprocess.run(argv, cwd=cwd, env={**os.environ, **env}, capture_output=True, check=False)
-    assert done.returncode == 0, (argv, done.stdout, done.stderr)
-    return os.fsdecode(done.stdout).removesuffix("\n")
+from byhand import sh
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import sh
+from byhand import sh
 from stalls import longer
 
 from necrocode import journal, process, scratch

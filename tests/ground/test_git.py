@@ -9,18 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from byhand import sh
 
 from necrocode import git
 from necrocode.claim import Claim, conflict
 from necrocode.errors import ConfigError, GateTimeout, GitFailed, LandingConflict, WorkspaceKept
-
-
-def sh(*argv: str, cwd: Path) -> str:
-    """Run a command as the tests' own hand, not necrocode's; its output."""
-    done = subprocess.run(argv, cwd=cwd, capture_output=True, check=False)
-    assert done.returncode == 0, (argv, done.stdout, done.stderr)
-    return os.fsdecode(done.stdout).removesuffix("\n")
-
 
 PROJECT = Path(__file__).parents[2]
 ODD_NAMES = [

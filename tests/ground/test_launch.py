@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from conftest import sh
+from byhand import sh
 
 from necrocode import launcher, process, workspace
 from necrocode.claim import Claim

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import sh
+from byhand import sh
 
 from necrocode import process
 from necrocode.order import taken_by

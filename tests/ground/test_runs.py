@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-from conftest import sh
+from byhand import sh
 
 from necrocode import git
 from necrocode.claim import Claim

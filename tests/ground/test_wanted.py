@@ -6,7 +6,7 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-from conftest import sh
+from byhand import sh
 
 from necrocode.claim import Claim, conflict
 from necrocode.errors import ConfigError

@@ -13,6 +13,7 @@ import traceback
 from pathlib import Path
 
 import pytest
+from byhand import sh
 
 from necrocode import git, workspace
 from necrocode.errors import ConfigError, LandingConflict, WorkspaceKept
@@ -22,13 +23,6 @@ from necrocode.workspace.place import clone_ref
 
 PROJECT = Path(__file__).parents[2]
 MODES = ["worktree", "clone"]
-
-
-def sh(*argv: str, cwd: Path) -> str:
-    """Run a command as the tests' own hand, not necrocode's; its output."""
-    done = subprocess.run(argv, cwd=cwd, capture_output=True, check=False)
-    assert done.returncode == 0, (argv, done.stdout, done.stderr)
-    return os.fsdecode(done.stdout).removesuffix("\n")
 
 
 class Home:

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from byhand import sh
+
 from necrocode import process, scratch
 from necrocode.fleet import Fleet
 from necrocode.ledger.files import FileLedger
@@ -17,13 +19,6 @@ from necrocode.outcome import Outcome, Status
 from necrocode.runs import Plan, attempts_of_all, new_run, run_folder
 from necrocode.task import Task
 from necrocode.testing import check, wait_for
-
-
-def sh(*argv: str, cwd: Path) -> str:
-    """Run a command as the tests' own hand, not necrocode's; its output."""
-    done = subprocess.run(argv, cwd=cwd, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, (argv, done.stdout, done.stderr)
-    return done.stdout.removesuffix("\n")
 
 
 class Bench:
