@@ -137,7 +137,7 @@ def _moved_aside(state: StateDir, places: list[Path]) -> None:
 def _folders(state: StateDir) -> Iterator[Finding]:
     """Whether all of them can be read and written: each is needed by some command."""
     shut = [name for name in FOLDERS if not os.access(state.root / name, os.R_OK | os.W_OK | os.X_OK)]
-    if os.statvfs(state.root).f_flag & os.ST_RDONLY:
+    if _is_read_only(state):
         fix = "mount it for writing, or choose another place: --state-dir"
         yield Finding("folders", False, "the file system is read-only: only looking works", fix)
     elif shut:
@@ -147,6 +147,10 @@ def _folders(state: StateDir) -> Iterator[Finding]:
         yield Finding("folders", False, f"not yours to write: {', '.join(shut)}", fix, lambda: _opened(paths, mode))
     else:
         yield Finding("folders", True, "all can be written")
+
+
+def _is_read_only(state: StateDir) -> bool:
+    return bool(os.statvfs(state.root).f_flag & os.ST_RDONLY)
 
 
 def _opened(folders: list[Path], mode: int) -> None:
@@ -212,7 +216,10 @@ def _space(state: StateDir) -> Iterator[Finding]:
 
 
 def _gate(state: StateDir) -> Iterator[Finding]:
-    """Whether the gate opens; who is inside when it does not."""
+    """Whether the gate opens; who is inside when it does not. On a read-only file system nobody comes in, which
+    `_folders` tells."""
+    if _is_read_only(state):
+        return
     if not state.lock.exists():
         yield Finding("gate", True, "nobody has come in yet")
         return
