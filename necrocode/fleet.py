@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from necrocode.launcher import alone
 from necrocode.ledger.files import FileLedger
 from necrocode.order import lost, put_aside, read_result, unheard, was_begun, write_result
 from necrocode.outcome import FINAL_ERRORS, Outcome, Status
-from necrocode.remains import clear_done, clear_scratch
+from necrocode.remains import clear_done, clear_scratch, ends_told
 from necrocode.retry import Policy
 from necrocode.runs import Plan, asked_anew, attempt_folder, attempts_of_all, run_folder
 from necrocode.schedule import Behind, Entry, GiveUp, Schedule, Start, Stop
@@ -220,19 +221,23 @@ class Fleet:
             return None
 
     def _weigh(self, task_id: str, outcome: Outcome, *, earlier: bool = False) -> None:
-        """What follows from an outcome; an `earlier` one, of a launcher before this, was told before."""
+        """What follows from an outcome; an `earlier` one, of a launcher before this, mostly was told before."""
         status, unsaid = self._inform(task_id, outcome), outcome.token is None  # who has no lease tells of no end
         if status is Status.FAILED and outcome.status is Status.LOST:  # once too often
             outcome = outcome._replace(status=status, error=f"{outcome.error}; lost too often, not tried again")
             unsaid = True
         self.outcomes[task_id] = outcome
         facts = {"attempt": outcome.attempt, "status": str(outcome.status), "error": outcome.error}
-        if unsaid and not earlier:
+        if unsaid and not (earlier and (task_id, outcome.attempt) in self._ends_told):
             self._tell("attempt.finished", task_id, **facts)
         if status is Status.WAITING and not earlier:
             self._tell("attempt.retried", task_id, attempt=outcome.attempt, error=outcome.error)
         happened = "retrying" if status is Status.WAITING else "finished"
         self._listener(task_id, happened, {**facts, "earlier": earlier})
+
+    @cached_property
+    def _ends_told(self) -> frozenset[tuple[str, int]]:
+        return ends_told(self._state, self.plan.run_id)
 
     def _inform(self, task_id: str, outcome: Outcome) -> Status:
         now = time.monotonic()

@@ -78,15 +78,17 @@ def draft(file: TaskFile, wishes: Wishes, where: Path) -> Draft:
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )  # fmt: skip
     if all(plan.mode_of(task) == "none" for task in tasks):
-        return Draft(_in_place(plan, where), notes)
+        return _in_place(plan, where, notes)
     return _in_repository(plan, wishes, where, notes)
 
 
-def _in_place(plan: Plan, where: Path) -> Plan:
+def _in_place(plan: Plan, where: Path, notes: tuple[str, ...]) -> Draft:
     """Without workspaces, tasks work where those with one leave their work: at the root of the repository they are in;
     in none, where they were called. Git is only asked when they claim what may be a repository's."""
     root = git.top_above(where) or where
-    return plan._replace(claims=_claims(plan.tasks, Place(root)), repository=str(root))
+    if root != where:
+        notes = (*notes, f"tasks work in {root}, the top of the repository")
+    return Draft(plan._replace(claims=_claims(plan.tasks, Place(root)), repository=str(root)), notes)
 
 
 def _in_repository(plan: Plan, wishes: Wishes, where: Path, notes: tuple[str, ...]) -> Draft:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Mapping
@@ -22,8 +23,8 @@ from necrocode.task import Argv, Task
 class Order(NamedTuple):
     """One attempt as it is ordered. Whoever has this can carry it: nothing else is shared.
 
-    `repository` and `path` are directories ("" for no repository); `base` is any revision, which a branch that is
-    there already is to have too when `join` is set; `claims` are wanted on
+    `repository` and `path` are directories ("" for no repository); `base` is any revision; `join` is one that a branch
+    which is there already is to have too, or ""; `claims` are wanted on
     top of the workspace and the branch; `patience` is how many seconds to wait for what strangers hold (None: for
     ever), when `wait` is set; `folder` is where logs and the result go;
     `result_mark` is a text in the line of output with which the agent tells its result ("" when it tells none);
@@ -37,7 +38,7 @@ class Order(NamedTuple):
     repository: str = ""
     branch: str = ""
     base: str = "HEAD"
-    join: bool = False
+    join: str = ""
     mode: workspace.Mode = "worktree"
     claims: tuple[Claim, ...] = ()
     agent: Argv = ()
@@ -122,8 +123,9 @@ def taken_by(folder: Path) -> Identity | None:
 
 def was_begun(state: StateDir, task_id: str, folder: Path) -> bool:
     """Whether a runner took an attempt that has no result. When none did, none ever will: it is given up here. Of one
-    that lives there may be no other sign than its lifeline."""
-    if lifeline.is_held(state.live / f"{folder.parent.name}.{folder.name}") or not take(folder):
+    that lives there may be no other sign than its lifeline, of one that died no other than what it wrote."""
+    lives = lifeline.is_held(state.live / f"{folder.parent.name}.{folder.name}")
+    if lives or any(name.endswith(".log") for name in os.listdir(folder)) or not take(folder):
         return True
     why = "its launcher died before it began"
     write_result(folder, unheard(task_id, folder, Status.CANCELLED, why, "not_begun"))
@@ -177,7 +179,11 @@ def read_result(folder: Path) -> Outcome | None:
 
 
 def put_aside(state: StateDir, run_id: str, error: StateUnreadable) -> None:
-    """Move a file of a run that cannot be read to quarantine, and tell it, unless somebody else just did."""
+    """Move a file of a run that cannot be read to quarantine, and tell it, unless somebody else just did.
+
+    Raises the error itself when it says nothing of the file: this process, or the machine, is short of something."""
+    if isinstance(error.__cause__, OSError) and error.__cause__.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+        raise error
     with told(error.path):
         moved = state.quarantine(Path(error.path))
     if moved:

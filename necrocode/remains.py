@@ -36,6 +36,12 @@ def clear_done(plan: Plan, ledger: FileLedger, done: Collection[str]) -> None:
         _tell(plan, ledger, "error.recorded", "", error=f"workspaces that are done with could not be found: {error}")
 
 
+def ends_told(state: StateDir, run_id: str) -> frozenset[tuple[str, int]]:
+    """Of which attempts of a run the end was told: task and number of each."""
+    events = journal.read(state.events, run_id=run_id, kind="attempt.finished")
+    return frozenset((event.task_id, event.facts.get("attempt", 0)) for event in events)
+
+
 def clear_scratch(state: StateDir, run_id: str) -> None:
     """Remove the TMPDIRs of those who carried attempts of this run, and have ended."""
     for _, folder in chain(*attempts_of_all(state, run_id).values()):

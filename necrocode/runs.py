@@ -94,22 +94,22 @@ class Plan(NamedTuple):
         )  # fmt: skip
         if not isolated:
             return order
-        base = self._base(task, done)
-        order = order._replace(base=base or self.base, join=bool(base))
+        base, join = self._base(task, done), self._base(task, done, line=False)
+        order = order._replace(base=base or self.base, join=join)
         return order._replace(repository=self.repository, branch=self.branch(task))
 
-    def _base(self, task: Task, done: Mapping[str, Outcome]) -> str:
-        """The branches of those it comes after, and of those that had its files before it in this run, merged: two
-        tasks that want the same file are put in line, and the second one builds on what the first one did. "" when
-        it builds on nobody's work."""
-        tips = list(dict.fromkeys(self._tips(task, done, set())))
+    def _base(self, task: Task, done: Mapping[str, Outcome], *, line: bool = True) -> str:
+        """The branches of those it comes after, and, with `line`, of those that had its files before it in this run,
+        merged: two tasks that want the same file are put in line, and the second one builds on what the first one did.
+        "" when it builds on nobody's work."""
+        tips = list(dict.fromkeys(self._tips(task, done, set(), line)))
         if not tips:
             return ""
         return tips[0] if len(tips) == 1 else git.merge(tips, cwd=self.repository, message=f"Base of {task.id}")
 
-    def _tips(self, task: Task, done: Mapping[str, Outcome], seen: set[str]) -> Iterator[str]:
+    def _tips(self, task: Task, done: Mapping[str, Outcome], seen: set[str], line: bool) -> Iterator[str]:
         """Where the work of those before it is. One that left no commit passes on what it was itself built on."""
-        wanted = [claim for claim in self.claims[task.id] if claim.family == "file"]
+        wanted = [claim for claim in self.claims[task.id] if line and claim.family == "file"]
         for other in self.tasks:
             outcome = done.get(other.id)
             if outcome is None or not outcome.ok or other.id == task.id or other.id in seen:
@@ -121,7 +121,7 @@ class Plan(NamedTuple):
                 elif outcome.base and outcome.base != self.base:
                     yield outcome.base
                 elif not outcome.branch:
-                    yield from self._tips(other, done, seen)
+                    yield from self._tips(other, done, seen, line)
 
     def _meets(self, wanted: Sequence[Claim], other: str) -> bool:
         return any(conflict(claim, theirs) for claim in wanted for theirs in self.claims[other])

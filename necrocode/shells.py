@@ -17,28 +17,37 @@ _WITH_VALUE = re.compile(r"[-+]\w*[oO]|--rcfile|--init-file")
 """Options that take the next argument: `-eo pipefail`."""
 
 
+_FIRST = "'... \"$1\"' sh"
+"""How a script gets its first argument, and what stands before that; otherwise in these shells:"""
+_AS_ARGUMENT = dict.fromkeys(("csh", "fish", "tcsh"), "'... $argv[1]'")
+
+
 def checked(argv: Sequence[str], placeholders: re.Pattern[str], where: str = "") -> tuple[str, ...]:
     """The same template, or ConfigError when what stands for one of its placeholders would be read as a program."""
     for shell, script in _scripts(argv):
         if found := placeholders.search(script):
             raise ConfigError(
                 f"{found[0]} stands in the script of {shell}, which would read its text as a program", where=where,
-                hint=f"give it to the script as an argument: {shell} -c '... \"$1\"' {shell} {found[0]}",
+                hint=f"give it to the script as an argument: {shell} -c {_AS_ARGUMENT.get(shell, _FIRST)} {found[0]}",
             )  # fmt: skip
     return tuple(argv)
 
 
 def _scripts(argv: Sequence[str]) -> Iterator[tuple[str, str]]:
     """The scripts in an argv, each with the name of its shell; whatever starts that: env, nice, docker run, ..."""
-    for at, program in enumerate(argv):
-        name = os.path.basename(program)
-        if name in _SHELLS and (script := _script(argv[at + 1 :])) is not None:
+    rest = list(argv)
+    while rest:
+        name = os.path.basename(rest.pop(0))
+        if name in _SHELLS and (script := _script(iter(rest))) is not None:
             yield name, script
+            # Most shells take what comes behind a script for what it is called, be it the name of a shell.
+            behind = 1 if name in _AS_ARGUMENT else 2
+            rest = rest[rest.index(script) + behind :] if script in rest else rest
 
 
-def _script(arguments: Sequence[str]) -> str | None:
+def _script(rest: Iterator[str]) -> str | None:
     """What comes after the options when `-c` is among them, alone or with others (`-lc`)."""
-    is_given, rest = False, iter(arguments)
+    is_given = False
     for argument in rest:
         if argument.partition("=")[0] == "--command":  # as fish also has it
             return argument.partition("=")[2] or next(rest, None)

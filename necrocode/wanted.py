@@ -74,9 +74,15 @@ class Place:
             except ConfigError:
                 if not os.path.isabs(path):
                     raise
-        # Whoever reaches a repository's file from outside means that file.
-        there = self._around(os.path.realpath(self._where / path)) or git.DISK
-        return git.files_claims(there, [path], self._where, shared=shared)
+        return git.files_claims(self._of_others(path) or git.DISK, [path], self._where, shared=shared)
+
+    def _of_others(self, path: str) -> Repository | None:
+        """Whoever reaches a repository's file from outside means that file; not of one that git does not open for us:
+        that is its owner's business."""
+        try:
+            return self._around(os.path.realpath(self._where / path))
+        except ConfigError:
+            return None
 
     def _branch(self, name: str, shared: bool) -> Claim:
         from necrocode import git

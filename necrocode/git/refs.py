@@ -133,13 +133,17 @@ def _merge_two(base: str, tip: str, base_name: str, tip_name: str, cwd: StrPath,
     tree, *paths = nul_separated(done.stdout)
     if done.returncode:
         raise LandingConflict(base_name, tip_name, sorted(set(paths)))
-    return commit_tree(tree, [base, tip], message or f"Merge {tip_name} into {base_name}", cwd=cwd)
+    # As old as the newer of both: merged once more, it is the same commit, and no branch needs to get it twice.
+    newer = max(run("show", "--no-patch", "--format=%ct", base, tip, "--", cwd=cwd).stdout.split(), key=int)
+    return commit_tree(tree, [base, tip], message or f"Merge {tip_name} into {base_name}", cwd=cwd, at=newer)
 
 
-def commit_tree(tree: str, parents: Iterable[str], message: str, *, cwd: StrPath) -> str:
-    """A commit of `tree`, on no branch yet."""
+def commit_tree(tree: str, parents: Iterable[str], message: str, *, cwd: StrPath, at: str = "") -> str:
+    """A commit of `tree`, on no branch yet; `at` is when it was made, in seconds since 1970, if not now."""
     links = [word for parent in parents for word in ("-p", parent)]
-    return run("commit-tree", tree, *links, cwd=cwd, input=message_bytes(message), env=signature(cwd)).stdout.strip()
+    dates = dict.fromkeys(("GIT_AUTHOR_DATE", "GIT_COMMITTER_DATE"), f"@{at} +0000") if at else {}
+    env = {**signature(cwd), **dates}
+    return run("commit-tree", tree, *links, cwd=cwd, input=message_bytes(message), env=env).stdout.strip()
 
 
 def signature(cwd: StrPath) -> dict[str, str]:

@@ -43,7 +43,11 @@ def top_above(place: StrPath) -> Path | None:
     """The top of the work tree that this place lies in, or would if it were made, as far as names tell; None for
     none."""
     path = Path(place)
-    return next((above for above in (path, *path.parents) if os.path.lexists(above / ".git")), None)
+    return next((above for above in (path, *path.parents) if _is_top(above / ".git")), None)
+
+
+def _is_top(git_dir: Path) -> bool:
+    return git_dir.is_file() or os.path.lexists(git_dir / "HEAD")
 
 
 def open_repository(path: StrPath) -> Repository:

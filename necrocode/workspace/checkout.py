@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
 from necrocode import git
-from necrocode.errors import ConfigError, GateTimeout, GitFailed, WorkspaceKept
+from necrocode.errors import ConfigError, GateTimeout, GitFailed, LandingConflict, WorkspaceKept
 from necrocode.workspace.clones import carried_settings, record_clone
 from necrocode.workspace.entries import checked_out, drop_broken, drop_entry, drop_stale_lock, is_ours, text_of
 from necrocode.workspace.place import Wanted, Workspace
@@ -94,7 +94,11 @@ def _starting_point(wanted: Wanted, tip: str | None) -> tuple[str, tuple[str, ..
 
 def _joined(wanted: Wanted) -> str:
     message = f"Merge {wanted.join.removeprefix('refs/heads/')} into {wanted.branch}"
-    return git.merge([wanted.ref, wanted.join], cwd=wanted.home, message=message)
+    try:
+        return git.merge([wanted.ref, wanted.join], cwd=wanted.home, message=message)
+    except LandingConflict as conflict:
+        conflict.hint = f"merge them by hand in {wanted.branch}, or give the task another branch"
+        raise
 
 
 def _move_branch(wanted: Wanted, start: str, tip: str | None, lock: int) -> None:

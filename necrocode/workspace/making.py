@@ -29,17 +29,17 @@ def prepare(
     mode: Mode = "worktree",
     holder: str = "",
     fresh: bool | None = None,
-    join: bool = False,
+    join: str = "",
     setup: Callable[[Workspace], object] | None = None,
 ) -> Workspace:
     """Make `path` ready to work on `branch`, and run `setup` in it.
 
     A new branch starts at `base` (any revision). An existing one goes on from its tip, with `join` from its tip and
-    `base` merged, or, when `fresh` (default: for branches below `necrocode/`), starts at `base` again after its own
-    commits were saved as a snapshot. What an earlier workspace of necrocode left at `path` is saved and replaced;
+    that revision merged, or, when `fresh` (default: for branches below `necrocode/`), starts at `base` again after its
+    own commits were saved as a snapshot. What an earlier workspace of necrocode left at `path` is saved and replaced;
     anything else there is refused. When a step fails, directory and branch are as they were before.
 
-    Raises ConfigError for what cannot be meant (names, places, bases), LandingConflict when tip and `base` do not go
+    Raises ConfigError for what cannot be meant (names, places, bases), LandingConflict when tip and `join` do not go
     together, WorkspaceKept when remains cannot be saved,
     GitFailed for what git refuses, OSError for what the machine does (disk full, out of descriptors; its `filename`
     says where), and whatever `setup` raises."""
@@ -56,7 +56,7 @@ def prepare(
         with git.checkout_turn(state_root):
             start = git.rev_parse(base, cwd=repository.root)
             anew = branch.startswith(OURS) if fresh is None else fresh
-            wanted = Wanted(repository, state_root, place, branch, start, holder, anew, base if join else "")
+            wanted = Wanted(repository, state_root, place, branch, start, holder, anew, join)
             _make_parent(place.parent)
             workspace = _made(wanted, cloned if mode == "clone" else linked, undo)
         copy_included(repository.root, workspace.path)

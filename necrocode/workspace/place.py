@@ -56,8 +56,8 @@ class Workspace(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """What `prepare` was asked for, resolved: `base` is a commit, `path` real, `fresh` decided, `join` what `base`
-    was called when a branch that is there is to have it too, else ""."""
+    """What `prepare` was asked for, resolved: `base` is a commit, `path` real, `fresh` decided, `join` any revision
+    that a branch which is there is to have too, or ""."""
 
     repository: Repository
     state_root: Path

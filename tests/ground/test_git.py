@@ -390,6 +390,17 @@ def test_several_bases_become_one_commit_without_a_work_tree(repository):
     assert before == (sh("git", "status", "--porcelain", cwd=repository), git.work_trees(repository))
 
 
+def test_the_same_merge_made_later_is_the_same_commit(repository):
+    """It is as old as the newer of what it merges."""
+    branches(repository, one=("1", "x"), two=("2", "x"))
+    tips = [
+        sh("git", "commit-tree", f"{name}^{{tree}}", "-p", "main", "-m", name, cwd=repository, GIT_COMMITTER_DATE=date)
+        for name, date in (("one", "@1000000000 +0000"), ("two", "@1000000001 +0000"))
+    ]
+    merged = git.merge(tips, cwd=repository)
+    assert sh("git", "show", "--no-patch", "--format=%at %ct", merged, cwd=repository) == "1000000001 1000000001"
+
+
 def test_what_contains_the_others_is_the_merge(repository):
     head = git.rev_parse("HEAD", cwd=repository)
     assert git.merge(["HEAD~1", "main", "HEAD~1"], cwd=repository) == head

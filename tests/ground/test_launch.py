@@ -62,6 +62,16 @@ def test_names_and_work_are_at_the_repositorys_root_wherever_one_stands(reposito
     assert mode == "worktree" or here.place(here.task("a")) == str(repository)
 
 
+def test_work_in_another_place_than_one_stands_in_is_told(repository: Path, tmp_path: Path) -> None:
+    (note,) = drafted(one(), repository / "src", mode="none").notes
+    assert note == f"tasks work in {repository}, the top of the repository"
+    (tmp_path / "up" / ".git").mkdir(parents=True)  # no repository, whatever its name
+    here = tmp_path / "up" / "here"
+    here.mkdir()
+    plan, notes = drafted(one('files = ["o"]'), here, mode="none")
+    assert (plan.repository, notes) == (str(here), ())
+
+
 def test_a_task_claims_what_a_command_with_the_same_words_claims(repository: Path) -> None:
     sh("git", "config", "core.ignorecase", "true", cwd=repository)
     claims = ["file:src", "shared:file:SRC/", f"file:{repository}/src/A.py", "file:/etc/hosts", "branch:Fix",

@@ -47,6 +47,14 @@ def test_outside_of_any_repository_a_file_is_a_place(tmp_path: Path) -> None:
         assert wanted([], [name], where=tmp_path) == (Claim("file:/", f"{top}/{path}"),), name
 
 
+def test_a_repository_that_git_does_not_open_is_not_asked_for_its_files(repository: Path, tmp_path: Path) -> None:
+    (repository / ".git" / "HEAD").write_text("nonsense")
+    with pytest.raises(ConfigError, match="not in a git repository"):
+        wanted([], ["src/a.py"], where=repository)
+    (claim,) = wanted([], [f"{repository}/src/a.py"], where=tmp_path)
+    assert claim == Claim.file(f"{repository}/src/a.py", "/")
+
+
 def test_a_relative_path_does_not_leave_the_repository(repository: Path) -> None:
     with pytest.raises(ConfigError, match="outside the repository"):
         wanted([], ["../x"], where=repository)

@@ -322,7 +322,7 @@ def test_a_branch_that_is_there_gets_the_base_too_when_it_is_to_join_it(home, mo
     sh("git", "checkout", "-q", "feature", cwd=home.root)
     old = commit(home.root, "own")
     sh("git", "checkout", "-q", "main", cwd=home.root)
-    made = home.prepare(branch="feature", mode=mode, base="main", join=True)
+    made = home.prepare(branch="feature", mode=mode, base="main", join="main")
     tip = git.branch_tip("feature", cwd=home.root)
     assert git.rev_parse("HEAD", cwd=made.path) == tip
     assert all(git.is_ancestor(one, tip, cwd=home.root) for one in (old, "main"))
@@ -337,7 +337,7 @@ def test_a_branch_that_does_not_go_with_what_it_is_to_join_stays_as_it_is(home, 
     old = commit(home.root, "src/a.py", "another\n")
     sh("git", "checkout", "-q", "main", cwd=home.root)
     with pytest.raises(LandingConflict, match=r"main and feature are in conflict: both changed src/a\.py"):
-        home.prepare(branch="feature", mode=mode, base="main", join=True)
+        home.prepare(branch="feature", mode=mode, base="main", join="main")
     assert git.branch_tip("feature", cwd=home.root) == old
     assert home.entries() == [] and not list(home.folder.iterdir())
 

@@ -25,6 +25,8 @@ HOLE = re.compile("PROMPT")
         ["zsh", "+x", "-fc", "echo 'PROMPT'"],
         ["fish", "--command", "echo PROMPT"],
         ["fish", "--command=echo PROMPT"],
+        ["sh", "-c", 'exec "$@"', "sh", "bash", "-c", "echo PROMPT"],
+        ["fish", "-c", "exec $argv", "bash", "-c", "echo PROMPT"],
         ["env", "-i", "A=b", "dash", "-c", "echo PROMPT"],
         ["nice", "-n", "9", "docker", "run", "image", "ksh", "-c", "echo PROMPT"],
     ],
@@ -40,6 +42,7 @@ def test_what_a_shell_would_read(argv):
     [
         ["sh", "-c", 'echo "$1"', "sh", "PROMPT"],
         ["bash", "-lc", "-e", "exec agent", "PROMPT"],
+        ["bash", "-c", 'exec agent "$@"', "bash", "-c", "PROMPT"],
         ["sh", "script.sh", "-c", "PROMPT"],
         ["sh", "PROMPT"],
         ["bash", "--norc", "script", "PROMPT"],
@@ -52,6 +55,13 @@ def test_what_a_shell_would_read(argv):
 )
 def test_what_a_shell_does_not_read(argv):
     assert checked(argv, HOLE) == tuple(argv)
+
+
+@pytest.mark.parametrize(("shell", "argument"), [("bash", "'... \"$1\"' sh PROMPT"), ("fish", "'... $argv[1]' PROMPT")])
+def test_it_says_how_a_script_gets_it(shell, argument):
+    with pytest.raises(ConfigError) as told:
+        checked([shell, "-c", "PROMPT"], HOLE)
+    assert told.value.hint.endswith(f": {shell} -c {argument}")
 
 
 @pytest.mark.parametrize("name", ["prompt", "workspace", "branch", "task_id", "title"])

@@ -97,19 +97,28 @@ def test_tasks_that_want_the_same_file_are_put_in_line_and_build_on_each_other(h
     assert ("t1", "t0") in [(event.task_id, event.facts["after"]) for event in told]
 
 
-def test_a_named_branch_that_is_there_already_builds_on_others_as_well(home: Bench) -> None:
-    home.git("branch", "after")
-    home.git("branch", "line")
+def test_a_named_branch_that_is_there_already_builds_on_what_it_comes_after_as_well(home: Bench) -> None:
+    """But not on whoever only had the same file before it: that work may be none of this branch's business."""
+    home.git("branch", "mine")
+    home.git("branch", "backport")
     tasks = [
         home.task("one", "echo 1 > one.txt; echo 1 >> a.txt", files=("a.txt",), priority=1),
-        home.task("after", "cat one.txt > after.txt", after=("one",), branch="after"),
-        home.task("line", "cat one.txt > line.txt", files=("a.txt",), branch="line"),
+        home.task("two", "cat one.txt > two.txt", after=("one",), branch="mine"),
+        home.task("port", "echo 1 >> a.txt; test ! -e one.txt", files=("a.txt",), branch="backport"),
     ]
     outcomes = home.run(home.plan(*tasks))
     assert set(statuses(outcomes).values()) == {DONE}, outcomes
-    for name in ("after", "line"):
-        assert outcomes[name].files_changed == (f"{name}.txt",)
-        assert home.git("show", f"{name}:a.txt") == "a.txt\n1"
+    assert outcomes["two"].files_changed == ("two.txt",) and home.git("show", "mine:a.txt") == "a.txt\n1"
+    assert home.git("log", "--format=%s", "main..backport").count("Merge") == 0
+
+
+def test_a_named_branch_gets_what_it_builds_on_once_however_often_it_is_tried(home: Bench) -> None:
+    tasks = [home.task(name, f"echo {name} > {name}.txt") for name in ("one", "two")]
+    tasks.append(home.task("both", "test $NECROCODE_ATTEMPT = 3", after=("one", "two"), branch="both", retries=2))
+    home.git("branch", "both")
+    outcomes = home.run(home.plan(*tasks))
+    assert outcomes["both"].ok and outcomes["both"].attempt == 3
+    assert home.git("rev-list", "--merges", "--count", "main..both") == "1"
 
 
 def test_a_named_branch_that_does_not_go_with_what_it_builds_on_needs_somebody(home: Bench) -> None:
@@ -253,6 +262,21 @@ def test_what_waited_for_a_stranger_goes_on_without_its_launcher(bench: Bench) -
     folder = attempt_folder(bench.state, plan.run_id, "t", 1)
     assert wait_for(lambda: read_result(folder), within=30.0).ok
     bench.assert_at_rest(plan)
+
+
+def test_an_end_that_no_launcher_was_there_to_tell_is_told_by_the_next_one(bench: Bench) -> None:
+    stranger = bench.ledger.register(Request("stranger", (Claim("gpu", "0"),)))
+    plan = bench.plan(bench.task("t", claims=("gpu:0",)), patience=2.0)
+    with bench.launcher(plan) as launcher:
+        wait_for(lambda: os.listdir(bench.state.queue), within=30.0)
+        launcher.kill()
+    folder = attempt_folder(bench.state, plan.run_id, "t", 1)
+    wait_for(lambda: read_result(folder), within=30.0)
+    bench.ledger.release(stranger)
+    for _ in range(2):
+        assert bench.resume(plan)["t"]["status"] == "failed"
+        (told,) = journal.read(bench.state.events, None, kind="attempt.finished", run_id=plan.run_id)
+        assert (told.task_id, told.facts["attempt"], told.facts["status"]) == ("t", 1, "failed")
 
 
 def test_patience_with_strangers_ends(bench: Bench) -> None:
@@ -516,6 +540,15 @@ def test_an_attempt_that_nobody_began_costs_nothing(bench: Bench, task: bool) ->
     assert (outcomes["t"].status, outcomes["t"].attempt) == (DONE, 6) and bench.begun == [("t", 6)]
     assert {result and result.error_kind for result in bench.attempts(plan)["t"][:5]} == {"not_begun"}
     assert not take(attempt_folder(bench.state, plan.run_id, "t", 1))
+
+
+def test_an_attempt_that_wrote_something_was_begun_whoever_it_was(bench: Bench) -> None:
+    """Its runner.json may have gone to quarantine since."""
+    plan = bench.plan(bench.task("t"))
+    folder = folder_of(bench, plan, "t", 1)
+    (folder / "stdout.log").touch()
+    assert bench.run(plan)["t"].attempt == 2
+    assert read_result(folder).status is Status.LOST  # type: ignore[union-attr]
 
 
 def test_an_attempt_of_a_dead_runner_is_done_again(bench: Bench) -> None:
