@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -21,12 +22,12 @@ from necrocode import journal, process, scratch
 from necrocode import work as work_room
 from necrocode.attempt import carry
 from necrocode.claim import Claim
-from necrocode.errors import StateUnusable
+from necrocode.errors import StateUnreadable, StateUnusable
 from necrocode.lease import Request
 from necrocode.ledger.files import FileLedger
-from necrocode.order import Order, read_result, take, taken_by, write_result
+from necrocode.order import Order, put_aside, read_result, take, taken_by, write_result
 from necrocode.outcome import Outcome, Status
-from necrocode.statedir import mark
+from necrocode.statedir import StateDir, mark
 from necrocode.task import Step, Task
 from necrocode.testing import check, wait_for
 from necrocode.vigil import is_gone
@@ -539,6 +540,24 @@ def test_an_attempt_is_taken_once(tmp_path: Path) -> None:
     assert taken_by(tmp_path) is None
     assert [take(tmp_path), take(tmp_path)] == [True, False]
     assert taken_by(tmp_path) == process.identity() and os.listdir(tmp_path) == ["runner.json"]
+
+
+def test_who_is_short_of_descriptors_puts_nothing_aside(tmp_path: Path) -> None:
+    state = StateDir(tmp_path / "state")
+    folder = state.runs / "run" / "t.1"
+    folder.mkdir(parents=True)
+    assert take(folder)
+    hard, free = resource.getrlimit(resource.RLIMIT_NOFILE), os.open(os.devnull, os.O_RDONLY)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard[1]))
+    try:
+        with pytest.raises(StateUnreadable, match="Too many open files") as told:
+            taken_by(folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, hard)
+    with pytest.raises(StateUnreadable):
+        put_aside(state, "run", told.value)
+    assert taken_by(folder) == process.identity()
 
 
 def test_who_cannot_be_seen_is_gone_when_nobody_holds_its_lifeline(state_root: Path) -> None:
