@@ -116,7 +116,8 @@ def _check_terminal(cli: Cli, run: str) -> None:
         shown = cli("report", run, COLUMNS=str(width)).stdout
         assert max(map(len, shown.splitlines())) <= width
         assert "\x1b" not in shown
-        assert re.search(r"^slot \d+ +\|.*=.*\| +\d+ %$", shown, re.MULTILINE)
+        # How long each phase took, and so which marks there is room for, nobody knows before; where it began is drawn.
+        assert re.search(r"^slot \d+ +\|.*\|.*\| +\d+ %$", shown, re.MULTILINE)
         assert f"necrocode logs {run}/bad" in shown and "gpu:0" in shown and f"NEXT  necrocode retry {run}" in shown
     assert cli("report").stdout == cli("report", run).stdout
 
