@@ -63,8 +63,7 @@ def _is_taken(descriptor: int, path: Path) -> bool:
 
 
 def named(path: Path) -> Identity | None:
-    """Whom a launcher.json that is locked names; who has locked it, when it does not say so for a second; None when
-    nobody can tell.
+    """Whom a launcher.json that is locked names, or else who has locked it; None when neither tells for a second.
 
     Between its lock and its name lies a moment in which nothing is there, or still the name of one that has ended."""
     until = time.monotonic() + _MOMENT
@@ -72,8 +71,8 @@ def named(path: Path) -> Identity | None:
         found = _said(path)
         if found and not process.is_gone(found):
             return found
-        if time.monotonic() > until:
-            return process.locker(path) or found
+        if (locker := process.locker(path)) or time.monotonic() > until:
+            return locker or found
         time.sleep(0.005)
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from necrocode.lease import Identity
 
 _LINUX = sys.platform == "linux"
-_LOCKS = re.compile(r"^\d+: FLOCK +\w+ +\w+ +(\d+) [^ ]+:(\d+) ", re.MULTILINE)
+_LOCKS = re.compile(r"^\d+: FLOCK +\w+ +WRITE +(\d+) [^ ]+:(\d+) ", re.MULTILINE)
 """In /proc/locks: `1: FLOCK  ADVISORY  WRITE 4711 00:1b:5077132 0 EOF`; who waits has an arrow before FLOCK."""
 _ours: Identity | None = None
 _boot = ""
