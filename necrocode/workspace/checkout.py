@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 
 from necrocode import git
 from necrocode.errors import ConfigError, GateTimeout, GitFailed, LandingConflict, WorkspaceKept
@@ -29,8 +30,7 @@ def linked(wanted: Wanted, undo: ExitStack, saved: tuple[str, ...]) -> Workspace
         )
         undo.callback(_roll_back, workspace, tip, start)
         # The entry comes first, and its lock names the branch: no kill can leave a branch that nobody knows.
-        options = ("--quiet", "--detach", "--no-checkout", "--lock", "--reason", wanted.reason)
-        git.run("worktree", "add", *options, str(wanted.path), start, cwd=wanted.home, keep=(lock,))
+        _add_entry(wanted, start, lock)
         if tip is not None:
             git.run("symbolic-ref", "-m", "necrocode", "HEAD", wanted.ref, cwd=wanted.path, keep=(lock,))
             _move_branch(wanted, start, tip, lock)
@@ -56,7 +56,7 @@ def cloned(wanted: Wanted, undo: ExitStack, saved: tuple[str, ...]) -> Workspace
         record_clone(wanted, lock)
         _move_branch(wanted, start, tip, lock)
     half = delete_half(wanted.path)
-    half.mkdir(parents=True)
+    _make_in(half.parent, half.mkdir)
     options = ("--quiet", "--shared", "--no-checkout", "--no-tags", "--template=", *carried_settings(wanted.home))
     with git.directory_lock(half) as lock:
         git.run("clone", *options, "--", str(wanted.home), str(half), cwd=wanted.home, keep=(lock,))
@@ -65,6 +65,28 @@ def cloned(wanted: Wanted, undo: ExitStack, saved: tuple[str, ...]) -> Workspace
         wanted.path.rmdir()
     half.rename(wanted.path)
     return workspace
+
+
+def _add_entry(wanted: Wanted, start: str, lock: int) -> None:
+    options = ("--quiet", "--detach", "--no-checkout", "--lock", "--reason", wanted.reason)
+    argv = ("worktree", "add", *options, str(wanted.path), start)
+    _make_in(wanted.path.parent, lambda: git.run(*argv, cwd=wanted.home, keep=(lock,)))
+
+
+def _make_in(folder: Path, make: Callable[[], object]) -> None:
+    """Make something in this folder. Whoever removes the last of other workspaces takes it along: then once more."""
+    for attempt in range(3):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            make()
+            return
+        except (FileNotFoundError, GitFailed) as error:
+            if attempt == 2 or not _went(error):
+                raise
+
+
+def _went(error: FileNotFoundError | GitFailed) -> bool:
+    return isinstance(error, FileNotFoundError) or "could not create leading directories" in error.stderr
 
 
 def _roll_back(workspace: Workspace, tip: str | None, start: str) -> None:

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from byhand import copied
 from s2_repository import made_repository, settings
 from s2_runners import let_go
 
@@ -14,9 +15,14 @@ from necrocode.agent_runner import ParallelCoordinator, RunnerConfig
 from necrocode.testing import check
 
 
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made_repository(tmp_path_factory.mktemp("template") / "repo")
+
+
 @pytest.fixture
-def repo(tmp_path: Path) -> Path:
-    return made_repository(tmp_path / "repo")
+def repo(template: Path, tmp_path: Path) -> Path:
+    return copied(template, tmp_path / "repo")
 
 
 @pytest.fixture

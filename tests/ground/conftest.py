@@ -6,12 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
-from byhand import sh
+from byhand import copied, sh
 
 
-@pytest.fixture(autouse=True)
-def _own_git_settings(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    home = tmp_path_factory.mktemp("home")
+def _settle(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (home / ".gitconfig").write_text(
         "[user]\n\tname = Ada\n\temail = ada@example.org\n[init]\n\tdefaultBranch = main\n[gc]\n\tauto = 0\n"
     )
@@ -21,18 +19,30 @@ def _own_git_settings(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pyt
         monkeypatch.delenv(name)
 
 
-@pytest.fixture
-def repository(tmp_path: Path) -> Path:
-    """A repository with two commits on `main`: README.md, src/a.py, src/b.py, and a .gitignore with *.log, .env."""
-    root = tmp_path / "repo"
-    (root / "src").mkdir(parents=True)
-    sh("git", "init", "-q", "-b", "main", cwd=root)
-    (root / "README.md").write_text("one\n")
-    (root / ".gitignore").write_text("*.log\n.env\nnode_modules/\n")
-    sh("git", "add", "-A", cwd=root)
-    sh("git", "commit", "-qm", "first", cwd=root)
-    (root / "src" / "a.py").write_text("a = 1\n" * 20)
-    (root / "src" / "b.py").write_text("b = 1\n" * 20)
-    sh("git", "add", "-A", cwd=root)
-    sh("git", "commit", "-qm", "second", cwd=root)
+@pytest.fixture(autouse=True)
+def _own_git_settings(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    _settle(tmp_path_factory.mktemp("home"), monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("template")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        _settle(tmp_path_factory.mktemp("home"), monkeypatch)
+        sh("git", "init", "-q", "-b", "main", cwd=root)
+        (root / "README.md").write_text("one\n")
+        (root / ".gitignore").write_text("*.log\n.env\nnode_modules/\n")
+        sh("git", "add", "-A", cwd=root)
+        sh("git", "commit", "-qm", "first", cwd=root)
+        (root / "src").mkdir()
+        (root / "src" / "a.py").write_text("a = 1\n" * 20)
+        (root / "src" / "b.py").write_text("b = 1\n" * 20)
+        sh("git", "add", "-A", cwd=root)
+        sh("git", "commit", "-qm", "second", cwd=root)
     return root
+
+
+@pytest.fixture
+def repository(template: Path, tmp_path: Path) -> Path:
+    """A repository with two commits on `main`: README.md, src/a.py, src/b.py, and a .gitignore with *.log, .env."""
+    return copied(template, tmp_path / "repo")

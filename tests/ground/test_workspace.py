@@ -16,8 +16,9 @@ import pytest
 from byhand import sh
 
 from necrocode import git, workspace
-from necrocode.errors import ConfigError, LandingConflict, WorkspaceKept
+from necrocode.errors import ConfigError, GitFailed, LandingConflict, WorkspaceKept
 from necrocode.workspace import Workspace
+from necrocode.workspace.checkout import _make_in
 from necrocode.workspace.entries import forget
 from necrocode.workspace.place import clone_ref
 
@@ -314,6 +315,30 @@ def test_work_of_a_clone_that_does_not_continue_the_branch_undoes_nothing(home, 
         workspace.commit(made, "x")
     assert git.branch_tip(made.branch, cwd=home.root) == mine
     assert made.path.exists()
+
+
+_VANISHED = (
+    "fatal: could not create leading directories of 'all/one/.git': No such file or directory\n"  # as git says it
+)
+
+
+@pytest.mark.parametrize("trouble", [None, GitFailed(("git", "worktree", "add"), 128, _VANISHED)])
+def test_the_folder_of_workspaces_may_go_while_one_is_made(tmp_path, trouble):
+    """With the last of the others, in just the moment in which this one is to be made in it."""
+    folder, times = tmp_path / "all", []
+
+    def make() -> None:
+        times.append(1)
+        if len(times) == 1:
+            folder.rmdir()
+            if trouble:
+                raise trouble
+        (folder / "one").mkdir()
+
+    _make_in(folder, make)
+    assert (folder / "one").is_dir() and len(times) == 2
+    with pytest.raises(GitFailed, match="something else"):
+        _make_in(folder, lambda: git.run("something else", cwd=tmp_path))
 
 
 @pytest.mark.parametrize("mode", MODES)
