@@ -26,6 +26,25 @@ def until(fact: Callable[[], Fact], within: float = 30.0) -> Fact:
     return value
 
 
+CONFLICT = """
+[[task]]
+id = "left"
+command = ["sh", "-c", "echo left > a.txt"]
+[[task]]
+id = "right"
+command = ["sh", "-c", "echo right > a.txt"]
+[[task]]
+id = "both"
+command = ["true"]
+after = ["left", "right"]
+[[task]]
+id = "never"
+command = ["true"]
+after = ["both"]
+"""
+"""Tasks of which two do not go together, one that comes after both, and one after that."""
+
+
 class Cli:
     """Calls necrocode in `where`, with `state` as its state directory."""
 

@@ -14,7 +14,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from cli_call import ROOT, Cli, calls
+from cli_call import CONFLICT, ROOT, Cli, calls
 
 from necrocode import journal
 from necrocode.claim import Claim
@@ -295,29 +295,13 @@ def test_a_missing_extra_is_named(cli: Cli, tmp_path: Path, module: str, args: l
     assert wrong.returncode == 2 and f"necrocode[{extra}]" in wrong.stderr, wrong.stderr
 
 
-UNHEARD = """
+POISON = """
 [[task]]
 id = "poison"
 command = ["sh", "-c", "kill -9 $PPID; sleep 60"]
+"""
 
-[[task]]
-id = "left"
-command = ["sh", "-c", "echo left > a.txt"]
-
-[[task]]
-id = "right"
-command = ["sh", "-c", "echo right > a.txt"]
-
-[[task]]
-id = "both"
-command = ["true"]
-after = ["left", "right"]
-
-[[task]]
-id = "never"
-command = ["true"]
-after = ["both"]
-
+LATE = """
 [[task]]
 id = "late"
 command = ["true"]
@@ -327,7 +311,7 @@ claims = ["gpu:0"]
 
 def test_the_ends_that_no_runner_tells_are_told_and_all_who_tell_agree(cli: Cli) -> None:
     """Runners that die too often, branches that do not go together, a stranger who lets nobody in, what is left out."""
-    (cli.where / "tasks.toml").write_text(UNHEARD)
+    (cli.where / "tasks.toml").write_text(POISON + CONFLICT + LATE)
     FileLedger(cli.state).register(Request("stranger", (Claim.parse("gpu:0"),), slot=False))
     told = cli.json("run", "tasks.toml", "-n", "2", "--patience", "0.1")
     assert {one["task_id"]: (one["status"], one["error_kind"]) for one in told["tasks"]} == {

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cli_call import Cli, calls, kill, until
+from cli_call import CONFLICT, Cli, calls, kill, until
 
 from necrocode.ending import ends
 from necrocode.lookup import Found
@@ -194,24 +194,6 @@ def test_an_interrupted_run_is_130(cli: Cli) -> None:
     launcher.send_signal(signal.SIGTERM)
     assert launcher.wait(60) == 143
     assert waiter.wait(60) == 130
-
-
-CONFLICT = """
-[[task]]
-id = "left"
-command = ["sh", "-c", "echo left > a.txt"]
-[[task]]
-id = "right"
-command = ["sh", "-c", "echo right > a.txt"]
-[[task]]
-id = "both"
-command = ["true"]
-after = ["left", "right"]
-[[task]]
-id = "never"
-command = ["true"]
-after = ["both"]
-"""
 
 
 def test_a_conflict_is_3(cli: Cli) -> None:
