@@ -217,9 +217,16 @@ async def test_s4_07_the_limit_is_per_group_and_five_by_default():
 
 @on_loop
 async def test_s4_08_and_11_order_of_adding_and_order_of_ends():
+    ended = []
+
+    async def after_the_next(n):
+        await until(lambda: len(ended) == 4 - n)
+        ended.append(n)
+        return 2 * n
+
     async with ExecutionState().parallel() as p:
         for n in range(5):
-            p.add(double(n, 0.02 * (5 - n)))
+            p.add(after_the_next(n))
         seen = [result.result async for result in p.stream()]
         assert seen == [8, 6, 4, 2, 0]
         assert [result.result for result in await p.gather()] == [0, 2, 4, 6, 8]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cli_call import kill
 from fleet_bench import Bench
 
 from necrocode import journal, process
@@ -299,7 +300,7 @@ def test_killed_together_at_a_moment(home: Bench, moment: str) -> None:
         _until(is_there)
         launcher.kill()
         for pid in home.runners(plan).values():
-            os.kill(pid, signal.SIGKILL)
+            kill(pid)  # which may have ended by itself since
     home.resume(plan)
     home.assert_at_rest(plan)
     assert_done_once(home, plan)
